@@ -1,0 +1,41 @@
+"""taskscout: which dataset to fine-tune on first.
+
+The names below are imported when first used, so ``import taskscout`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskscout.errors import TaskscoutError
+    from taskscout.models.encoder import Encoder
+    from taskscout.models.workbench import Workbench
+    from taskscout.pools import Pool
+    from taskscout.ranking import Ranking, rank
+    from taskscout.tasks import Task
+
+__version__ = "0.1.0"
+
+__all__ = ["Encoder", "Pool", "Ranking", "Task", "TaskscoutError", "Workbench", "rank"]
+
+_HOME = {
+    "Encoder": "taskscout.models.encoder",
+    "Pool": "taskscout.pools",
+    "Ranking": "taskscout.ranking",
+    "Task": "taskscout.tasks",
+    "TaskscoutError": "taskscout.errors",
+    "Workbench": "taskscout.models.workbench",
+    "rank": "taskscout.ranking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'taskscout' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

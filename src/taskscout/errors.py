@@ -1,0 +1,43 @@
+"""The one error type for everything a user can mend."""
+
+from __future__ import annotations
+
+
+class TaskscoutError(Exception):
+    """Something the user can mend, said in three parts.
+
+    Parameters
+    ----------
+    found
+        What was found, with its place (file, column, row).
+    why
+        Why it cannot work.
+    remedy
+        What to do about it.
+    """
+
+    def __init__(self, found: str, why: str, remedy: str) -> None:
+        super().__init__(f"{found} {why} {remedy}")
+        self.found = found
+        self.why = why
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type[TaskscoutError], tuple[str, str, str]]:
+        # Worker processes hand their errors back by value.
+        return type(self), (self.found, self.why, self.remedy)
+
+
+class DataError(TaskscoutError):
+    """The user's data cannot be used as they are."""
+
+
+class ModelError(TaskscoutError):
+    """A model cannot be found, loaded or used as asked."""
+
+
+class PoolError(TaskscoutError):
+    """A pool is missing, damaged or does not fit what was asked of it."""
+
+
+class MethodError(TaskscoutError):
+    """A selection method is unknown or does not apply."""

@@ -1,0 +1,596 @@
+"""Which columns of a table are the text, its pair, the label: by name, then by what they hold."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from taskscout.errors import DataError
+from taskscout.tasks.labels import (
+    Labels,
+    are_classes,
+    is_list,
+    is_scalar,
+    is_string,
+    name_of,
+    read_labels,
+)
+from taskscout.tasks.raw import RawTable, join, option, quote, quoted
+from taskscout.tasks.task import KINDS, SPLITS, Kind
+
+# Names are compared in lower case, with spaces, dots and hyphens as underscores.
+
+#: Two columns that are a text pair, surest first.
+PAIRS = (
+    ("text", "text_pair"),
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("sentence_a", "sentence_b"),
+    ("question1", "question2"),
+    ("question_1", "question_2"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("text_a", "text_b"),
+    ("string1", "string2"),
+    ("s1", "s2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("question", "context"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("claim", "evidence"),
+    ("sentence", "aspect"),
+    ("text", "aspect"),
+    ("question", "answer"),
+)
+#: Names of a single text: each of the first is sure by itself; two of the second are ambiguous;
+#: the third are used where there is no other.
+TEXTS_SURE = ("text", "sentence", "premise", "sentence1", "question", "question1", "query")
+TEXTS = (
+    "review", "content", "tweet", "comment", "post", "message", "body", "document", "article",
+    "utterance", "passage", "context", "string", "statement", "claim", "sms", "abstract",
+    "description", "review_text", "review_body", "reviewtext", "comment_text", "tweet_text",
+    "text_a", "full_text", "clean_text", "input", "prompt", "transcript", "essay", "snippet",
+)  # fmt: skip
+TEXTS_LAST = ("title", "headline", "subject", "summary", "phrase", "question_text")
+#: Names of a label: the first in order of preference, the second equally good.
+LABELS_SURE = ("label", "labels", "gold_label", "target", "class", "y", "label_id", "label_text")
+LABELS = (
+    "category", "sentiment", "score", "rating", "stars", "star_rating", "stance", "emotion",
+    "intent", "topic", "polarity", "toxicity", "toxic", "subjectivity", "relation", "similarity",
+    "similarity_score", "relatedness_score", "entailment", "entailment_judgment", "is_duplicate",
+    "duplicate", "answer", "gold", "annotation", "tag", "genre", "type", "grade", "spam",
+    "verdict", "act", "final_decision", "acceptability", "output", "coarse_label", "fine_label",
+)  # fmt: skip
+#: Columns of tokens and of their tags.
+TOKENS = ("tokens", "words", "token")
+TAGS = ("ner_tags", "tags", "labels", "label", "ner", "ner_labels", "pos_tags", "upos", "pos",
+        "chunk_tags")  # fmt: skip
+#: Prompts and their completions; the second tuple only where the completion is free text.
+COMPLETIONS_SURE = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("document", "summary"),
+    ("dialogue", "summary"),
+    ("article", "highlights"),
+    ("source_text", "target_text"),
+)
+COMPLETIONS = (
+    ("input", "output"), ("source", "target"), ("src", "tgt"), ("query", "response"),
+    ("question", "answer"),
+)  # fmt: skip
+#: The choices of a multiple-choice example: in one column, or in a numbered series of columns.
+CHOICES = ("choices", "options", "endings", "candidates", "answers", "alternatives")
+_SERIES = re.compile(r"(choice|option|ending|answer|sol|solution)_?([0-9]|[a-f])")
+CORRECT = ("label", "answer", "answerkey", "answer_key", "answer_idx", "answer_index", "correct",
+           "correct_answer", "gold", "target", "correct_choice")  # fmt: skip
+STEMS = ("question", "question_stem", "text", "sentence", "goal", "ctx", "prompt", "stem",
+         "query", "startphrase", "sent1", "input")  # fmt: skip
+PASSAGES = ("context", "passage", "article", "story", "premise", "paragraph", "para")
+#: A column that assigns rows to splits, and what its values stand for.
+SPLIT_COLUMNS = ("split", "partition", "set", "subset", "fold")
+SPLIT_WORDS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "development": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the user named; it overrides what would be inferred.
+
+    ``text``, ``pair`` and ``label`` are, for tagging, the tokens and their tags; for span QA the
+    question, the context and the answers; for text-to-text the prompt and the completion.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    choices: str | None = None
+    kind: Kind | None = None
+    split_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns chosen from a table.
+
+    Attributes
+    ----------
+    kind
+        Kind of the task.
+    roles
+        The table's columns by role: ``text``, ``pair``, ``label``, ``choices`` (one column, or a
+        series) and ``start`` (where an answer begins), in the order they are told.
+    split
+        The column that assigns rows to splits, if any.
+    unused
+        The other columns.
+    remarks
+        What was decided by a rule the user may want to overrule.
+    """
+
+    kind: Kind
+    roles: Mapping[str, tuple[str, ...]]
+    split: str | None = None
+    unused: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = field(default=())
+
+    def __getitem__(self, role: str) -> str:
+        return self.roles[role][0]
+
+    def get(self, role: str) -> str | None:
+        """Get the (first) column of a role, None where there is none."""
+        return self.roles[role][0] if role in self.roles else None
+
+    def sentence(self, about_label: str = "") -> str:
+        """Say in one line what was chosen.
+
+        Parameters
+        ----------
+        about_label
+            What is known of the labels by now, such as ``2 classes: no, yes``.
+        """
+        parts = [f"{role}: {quoted(names)}" for role, names in self.roles.items()]
+        if about_label and "label" in self.roles:
+            at = list(self.roles).index("label")
+            parts[at] += f" ({about_label})"
+        parts.append(f"kind: {self.kind}")
+        if self.split:
+            parts.append(f"splits: {quote(self.split)}")
+        if self.unused:
+            parts.append(f"not used: {quoted(self.unused)}")
+        return "; ".join(parts)
+
+
+def choose_columns(raw: RawTable, named: Named | None = None) -> Columns:
+    """Choose the columns of a table.
+
+    Names are tried first, then types and the number of distinct values. Whatever the user named
+    is taken; where the user names a text but no pair, there is no pair.
+
+    Raises
+    ------
+    DataError
+        Where a named column is missing, or a needed one cannot be found or is ambiguous; the
+        candidates are listed.
+    """
+    named = named or Named()
+    if named.kind is not None and named.kind not in KINDS:
+        raise DataError(
+            f"There is no kind {named.kind!r}.",
+            f"A task is of kind {join(KINDS, len(KINDS))}.",
+            f"Give one of these with {option('kind')}.",
+        )
+    return _Chooser(raw, named).choose()
+
+
+class _Chooser:
+    """One choice: the table, what the user named, and the columns still free."""
+
+    def __init__(self, raw: RawTable, named: Named) -> None:
+        self.raw = raw
+        self.named = named
+        for given in ("text", "pair", "label", "choices", "split_column"):
+            name = getattr(named, given)
+            if name is not None and name not in raw.table.column_names:
+                self._missing(name, given)
+        given_names = [n for n in (named.text, named.pair, named.label, named.choices) if n]
+        twice = [n for n in given_names if given_names.count(n) > 1]
+        if twice:
+            raise DataError(
+                f"{raw.origin}: column {quote(twice[0])} is named for two purposes.",
+                "Text, pair and label are different columns.",
+                "Name each column once.",
+            )
+        self.split = self._split_column()
+        taken = {named.text, named.pair, named.label, named.choices, self.split}
+        nulls = {c for c in raw.table.column_names if raw.table[c].null_count == raw.table.num_rows}
+        empty = {c for c in nulls if _plain(c) not in LABELS_SURE[:3]}  # refused by name later
+        self.free: list[str] = [c for c in raw.table.column_names if c not in taken | empty]
+
+    def choose(self) -> Columns:
+        structured = {
+            "tagging": self._tagging,
+            "multiple_choice": self._multiple_choice,
+            "span_qa": self._span_qa,
+            "text_to_text": self._text_to_text,
+        }
+        kind = self.named.kind or self._kind_of_named()
+        if kind in structured:
+            found = structured[kind]()
+            return found or self._incomplete(kind)
+        if kind is None and not (self.named.text or self.named.pair or self.named.label):
+            for find in structured.values():
+                found = find()
+                if found:
+                    return found
+        return self._sequence(kind)
+
+    # -- helpers ----------------------------------------------------------------
+
+    def _type(self, name: str) -> pa.DataType:
+        return self.raw.table.schema.field(name).type
+
+    def _find(self, names: Iterable[str], but: Sequence[str | None] = ()) -> list[str]:
+        """Find the free columns that bear one of these names, in the order of the names."""
+        by_name = {_plain(c): c for c in reversed(self.free) if c not in but}
+        return [by_name[n] for n in names if n in by_name]
+
+    def _first(self, named: str | None, names: Iterable[str], test: str) -> str | None:
+        """Take the user's column, or else the first of these names that passes a test."""
+        if named:
+            return named
+        passes = {"string": is_string, "list": is_list, "scalar": is_scalar}[test]
+        return next((c for c in self._find(names) if passes(self._type(c))), None)
+
+    def _result(
+        self, kind: Kind, roles: Mapping[str, str | Sequence[str] | None], *remarks: str
+    ) -> Columns:
+        chosen = {
+            role: (names,) if isinstance(names, str) else tuple(names)
+            for role, names in roles.items()
+            if names
+        }
+        used = {c for names in chosen.values() for c in names} | {self.split}
+        unused = tuple(c for c in self.raw.table.column_names if c not in used)
+        return Columns(kind, chosen, self.split, unused, tuple(r for r in remarks if r))
+
+    def _missing(self, name: str, given: str) -> NoReturn:
+        names = self.raw.table.column_names
+        close = difflib.get_close_matches(name, names, n=1)
+        raise DataError(
+            f"{self.raw.origin} has no column {quote(name)}.",
+            f"Its columns are {quoted(names)}.",
+            f"Give one of these with {option(given)}"
+            + (f"; did you mean {quote(close[0])}?" if close else "."),
+        )
+
+    def _split_column(self) -> str | None:
+        """Find the column that assigns rows to splits."""
+        named = self.named.split_column
+        if self.raw.splits and not named:
+            return None
+        own = {self.named.text, self.named.pair, self.named.label, self.named.choices}
+        candidates = [named] if named else [
+            c for n in SPLIT_COLUMNS for c in self.raw.table.column_names
+            if _plain(c) == n and c not in own
+        ]  # fmt: skip
+        for name in candidates:
+            column = self.raw.table[name]
+            values = pc.unique(column).to_pylist()
+            strange = [v for v in values if str(v).strip().lower() not in SPLIT_WORDS]
+            if not strange:
+                return name
+            if named:
+                row = column.to_pylist().index(strange[0])
+                raise DataError(
+                    f"{self.raw.at(name)}: {self.raw.place(row)} holds {strange[0]!r}.",
+                    f"A split is one of {join(SPLITS, len(SPLITS))} (or valid, val, dev).",
+                    f"Rename it, or leave out {option('split_column')} to have splits made.",
+                )
+        return None
+
+    def _incomplete(self, kind: Kind) -> NoReturn:
+        needs = {
+            "tagging": "a list of tokens (--text) and a list of tags (--label)",
+            "span_qa": "a question (--text), a context (--pair) and answers with their "
+            "start (--label)",
+            "multiple_choice": "a text (--text), a list of choices (--choices) and the number of "
+            "the right one (--label)",
+            "text_to_text": "a prompt (--text) and a completion (--label), both text",
+        }
+        types = ", ".join(f"{quote(f.name)} ({f.type})" for f in self.raw.table.schema)
+        raise DataError(
+            f"{self.raw.origin} has no columns for a {kind} task: {types}.",
+            f"It needs {needs[kind]}.",
+            f"Name the columns, or choose another kind with {option('kind')}.",
+        )
+
+    def _kind_of_named(self) -> Kind | None:
+        """Tell the kind by the types of the columns the user named."""
+        text, label = self.named.text, self.named.label
+        if self.named.choices:
+            return "multiple_choice"
+        if text and is_list(self._type(text)):
+            return "tagging"
+        if label and _is_answers(self._type(label)):
+            return "span_qa"
+        return None
+
+    # -- kinds with columns of their own ------------------------------------------
+
+    def _tagging(self) -> Columns | None:
+        tokens = self._first(self.named.text, TOKENS, "list")
+        tags = self._first(self.named.label, TAGS, "list")
+        if tokens is None or tags is None:
+            return None
+        return self._result("tagging", {"text": tokens, "label": tags})
+
+    def _multiple_choice(self) -> Columns | None:
+        choices: list[str] = [self.named.choices] if self.named.choices else [
+            c for c in self._find(CHOICES)
+            if _is_text_list(self._type(c)) or _is_keyed_choices(self._type(c))
+        ][:1]  # fmt: skip
+        if not choices:
+            series: dict[str, list[str]] = {}
+            for column in self.free:
+                match = _SERIES.fullmatch(_plain(column))
+                if match and is_string(self._type(column)):
+                    series.setdefault(match[1], []).append(column)
+            choices = max(series.values(), key=len, default=[])
+            choices = sorted(choices, key=_plain) if len(choices) > 1 else []
+        if not choices:
+            return None
+        self.free = [c for c in self.free if c not in choices]
+        label = self._first(self.named.label, CORRECT, "scalar")
+        self.free = [c for c in self.free if c != label]
+        passage = self._first(self.named.pair, PASSAGES, "string")
+        stem = self._first(self.named.text, STEMS, "string")
+        if not label or not (stem or passage):
+            return None
+        if self.named.text or self.named.pair or not (stem and passage):
+            text, pair = (stem, self.named.pair) if stem else (passage, None)
+        else:
+            text, pair = passage, stem  # the passage first, then the question about it
+        given = self._find(["text_pair"])
+        if not pair and not self.named.text and given:
+            pair = given[0]
+        return self._result(
+            "multiple_choice", {"text": text, "pair": pair, "choices": choices, "label": label}
+        )
+
+    def _span_qa(self) -> Columns | None:
+        question = self._first(self.named.text, ("question", "query"), "string")
+        context = self._first(self.named.pair, ("context", "passage", "paragraph"), "string")
+        if not question or not context:
+            return None
+        answers = self.named.label or next(iter(self._find(("answers", "answer"))), None)
+        if answers and _is_answers(self._type(answers)):
+            return self._result("span_qa", {"text": question, "pair": context, "label": answers})
+        answer = self.named.label or next(
+            (c for c in self._find(("answer_text", "answer")) if is_string(self._type(c))), None
+        )
+        start = self._first(None, ("answer_start", "start", "start_position"), "scalar")
+        if answer and start:
+            roles = {"text": question, "pair": context, "label": answer, "start": start}
+            return self._result("span_qa", roles)
+        if answer and (self.named.kind == "span_qa" or self._lies_in(answer, context)):
+            remark = f"where the answers start was found by searching {quote(context)}"
+            roles = {"text": question, "pair": context, "label": answer}
+            return self._result("span_qa", roles, remark)
+        return None
+
+    def _lies_in(self, answer: str, context: str) -> bool:
+        """Whether nearly all of the first hundred answers occur in their context."""
+        rows = self.raw.table.select([answer, context]).slice(0, 100).to_pylist()
+        pairs = [(r[answer], r[context]) for r in rows if r[answer] and r[context]]
+        return bool(pairs) and sum(a in c for a, c in pairs) >= 0.9 * len(pairs)
+
+    def _text_to_text(self) -> Columns | None:
+        if self.named.text and self.named.label:
+            roles = {"text": self.named.text, "pair": self.named.pair, "label": self.named.label}
+            return self._result("text_to_text", roles)
+        if self.named.kind is None and self._find(("label", "labels")):
+            return None
+        for sure, pairs in ((True, COMPLETIONS_SURE), (False, COMPLETIONS)):
+            for names in pairs:
+                prompt = self._first(self.named.text, names[:1], "string")
+                completion = self._first(self.named.label, names[1:], "string")
+                if not prompt or not completion or prompt == completion:
+                    continue
+                if sure or self.named.kind or self._is_free_text(completion):
+                    more = self.named.pair
+                    if names[0] == "instruction" and not more:
+                        more = self._first(None, ("input",), "string")
+                    roles = {"text": prompt, "pair": more, "label": completion}
+                    return self._result("text_to_text", roles)
+        return None
+
+    def _is_free_text(self, name: str) -> bool:
+        """Whether a text column has too many distinct values to be classes."""
+        labels = read_labels(self.raw, name)
+        return labels.style == "text" and len(labels.values) > max(2, min(50, labels.rows // 2))
+
+    # -- sequence kinds -------------------------------------------------------------
+
+    def _sequence(self, kind: Kind | None) -> Columns:
+        text, pair = self._text_by_name()
+        label = self.named.label or self._label_by_name((text, pair))
+        text = text or self._text_by_type(label)
+        label = label or self._label_by_type((text, pair))
+        labels = read_labels(self.raw, label)
+        remark = ""
+        if kind is None:
+            kind, remark = self._sequence_kind(labels, label)
+        return self._result(kind, {"text": text, "pair": pair, "label": label}, remark)
+
+    def _text_by_name(self) -> tuple[str | None, str | None]:
+        if self.named.text:
+            return self.named.text, self.named.pair
+        if not self.named.pair:
+            for names in PAIRS:
+                found = self._find(names)
+                if len(found) == 2 and all(is_string(self._type(c)) for c in found):
+                    weak = names[1] in ("answer", "aspect")
+                    if not weak or self._find(LABELS_SURE + LABELS, found):
+                        return found[0], found[1]
+        # A column of mixed types is held as text, so it is found here and refused later.
+        sure = self._first(None, TEXTS_SURE, "string")
+        if sure:
+            return sure, self.named.pair
+        for usual in (TEXTS, TEXTS_LAST):
+            found = [c for c in self._find(usual) if is_string(self._type(c))]
+            if len(found) > 1:
+                found = [c for c in found if self._is_prose(c)] or found
+            if len(found) > 1:
+                self._ambiguous_text(found)
+            if found:
+                return found[0], self.named.pair
+        return None, self.named.pair
+
+    def _text_by_type(self, label: str | None) -> str:
+        found = [c for c in self.free if c != label and self._is_prose(c)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            self._ambiguous_text(found)
+        named = self._find(TEXTS_SURE + TEXTS, (label,))
+        if named:
+            return named[0]  # of another type than text: the checks refuse it and tell the type
+        raise DataError(
+            f"{self.raw.origin} has no column that looks like text.",
+            f"Its columns are {quoted(self.raw.table.column_names)}; none has a usual name "
+            "(text, sentence, review, ...) or holds mostly different texts.",
+            f"Name the column with {option('text')}.",
+        )
+
+    def _is_prose(self, name: str) -> bool:
+        """Whether a column's first thousand cells are mostly different texts of some length."""
+        if not is_string(self._type(name)):
+            return False
+        cells = [t for t in self.raw.table[name].slice(0, 1000).to_pylist() if t and t.strip()]
+        words = [t for t in cells if " " in t.strip()]
+        return len(words) * 2 > len(cells) and len(set(cells)) * 2 > len(cells)
+
+    def _ambiguous_text(self, found: Sequence[str]) -> NoReturn:
+        raise DataError(
+            f"{self.raw.origin} has several columns that may be the text: {quoted(found)}.",
+            "Which one is meant cannot be told from their names or contents.",
+            f"Name it with {option('text')}; if two of them belong together, name the second "
+            f"with {option('pair')}.",
+        )
+
+    def _label_by_name(self, taken: Sequence[str | None]) -> str | None:
+        sure = [c for c in self._find(LABELS_SURE, taken) if self._may_be_label(c)]
+        fit = [c for c in sure if self._is_label(c)]
+        if fit or (sure and _plain(sure[0]) in LABELS_SURE[:3]):
+            return (fit or sure)[0]
+        found = [c for c in self._find(LABELS, taken) if self._may_be_label(c)]
+        fit = [c for c in found if self._is_label(c)]
+        if len(fit) > 1:
+            self._ambiguous_label(fit)
+        # A column with a label's name that holds none is better refused by name than passed over.
+        return next(iter(fit or sure or found), None)
+
+    def _label_by_type(self, taken: Sequence[str | None]) -> str:
+        rest = [c for c in self.free if c not in taken]
+        found = [c for c in rest if self._may_be_label(c) and self._is_label(c)]
+        for name in found if self.raw.has_header else ():
+            if name.strip() in {name_of(v) for v in read_labels(self.raw, name).values}:
+                raise DataError(
+                    f"{self.raw.origin}: row 1 looks like an example, not like column names: "
+                    f"{quoted(self.raw.table.column_names)}.",
+                    f"{name!r} is also a value further down in the same column.",
+                    "Put a first row with the names of the columns, such as text and label.",
+                )
+        if len(found) > 1:
+            self._ambiguous_label(found)
+        if not found:
+            raise DataError(
+                f"{self.raw.origin} has no column that looks like a label.",
+                (f"Left besides the text: {quoted(rest)}; none" if rest else "No column is left "
+                 "besides the text; none") + " has a usual name (label, class, score, ...) or "
+                "holds a few classes.",
+                f"Name the column with {option('label')}, or add one.",
+            )  # fmt: skip
+        return found[0]
+
+    def _may_be_label(self, name: str) -> bool:
+        dtype = self._type(name)
+        return is_scalar(dtype) or is_list(dtype) or pa.types.is_null(dtype)
+
+    def _is_label(self, name: str) -> bool:
+        """Whether a column holds a few classes, or numbers with a fraction."""
+        if not is_scalar(self._type(name)):
+            return False
+        labels = read_labels(self.raw, name)
+        if labels.style == "float":
+            return len(labels.values) > 1
+        if labels.style == "integer":
+            return len(labels.values) > 1 and are_classes(labels)
+        return 2 <= len(labels.values) <= max(2, min(200, labels.rows // 2))
+
+    def _ambiguous_label(self, found: Sequence[str]) -> NoReturn:
+        raise DataError(
+            f"{self.raw.origin} has several columns that may be the label: {quoted(found)}.",
+            "Which one is meant cannot be told from their names or contents.",
+            f"Name it with {option('label')}.",
+        )
+
+    def _sequence_kind(self, labels: Labels, name: str) -> tuple[Kind, str]:
+        """Tell classes from quantities, with a remark where the user may see it otherwise."""
+        if name in self.raw.label_names or labels.style in ("text", "boolean"):
+            return "classification", ""
+        whole = all(float(v).is_integer() for v in labels.values)
+        as_classes = f"--kind classification reads them as {len(labels.values)} classes"
+        if labels.style == "float":
+            few = whole and 1 < len(labels.values) <= 20
+            remark = (
+                f"{quote(name)} holds floats, though whole numbers only, and is read as numbers"
+            )
+            return "regression", f"{remark}; {as_classes}" if few else ""
+        if are_classes(labels):
+            return "classification", ""
+        n = len(labels.values)
+        if n == labels.rows and n > 10 and max(labels.values) - min(labels.values) == n - 1:
+            raise DataError(
+                f"{self.raw.at(name)} counts the rows: {min(labels.values)} to "
+                f"{max(labels.values)}, each once.",
+                "A row number says nothing about the text.",
+                f"Name the label column with {option('label')}, or say that these are "
+                f"quantities: {option('kind', 'regression')}.",
+            )
+        return "regression", f"{quote(name)} holds {n:,} different whole numbers and is read as " \
+            f"numbers; {as_classes}"  # fmt: skip
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s.\-]+", "_", name.strip().lower())
+
+
+def _is_text_list(dtype: pa.DataType) -> bool:
+    return is_list(dtype) and is_string(dtype.value_type)
+
+
+def _is_keyed_choices(dtype: pa.DataType) -> bool:
+    """Whether a type is ``{"text": [...], "label": [...]}``, as ARC writes choices."""
+    return pa.types.is_struct(dtype) and {"text", "label"} <= {f.name for f in dtype}
+
+
+def _is_answers(dtype: pa.DataType) -> bool:
+    """Whether a type is SQuAD's ``{"text": [...], "answer_start": [...]}`` or a list of such."""
+    if is_list(dtype):
+        dtype = dtype.value_type
+    return pa.types.is_struct(dtype) and {"text", "answer_start"} <= {f.name for f in dtype}

@@ -1,0 +1,583 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from taskscout.errors import DataError
+from taskscout.tasks import Task
+from taskscout.tasks.readers import read_dataset, read_file, read_hub
+
+from .conftest import Rows, reviews
+
+Refused = Callable[[Callable[[], Any]], DataError]
+Write = Callable[..., Path]
+
+FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "arrow", "feather")
+
+
+def lines(n: int = 12) -> list[str]:
+    return [f"{row['text']},{row['label']}" for row in reviews(n)]
+
+
+def csv_of(rows: list[str]) -> str:
+    return "\n".join(["text,label", *rows]) + "\n"
+
+
+def json_lines(rows: Rows) -> list[str]:
+    return [json.dumps(row) for row in rows]
+
+
+# -- every format ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format(write: Write, suffix: str) -> None:
+    rows = [{"id": i, **row} for i, row in enumerate(reviews(40))]
+    task = read_file(write(f"reviews.{suffix}", rows))
+    assert task.name == task.card.name == "reviews"
+    assert task.kind == "classification"
+    assert task.label_names == ("bad", "good")
+    assert len(task) == 40
+    assert task.made_splits
+    assert task.notes[0] == (
+        "text: `text`; label: `label` (2 classes: bad, good); kind: classification; not used: `id`"
+    )
+    assert task.notes[1].startswith("splits made by a hash of the text: train ")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_split_column_is_honoured_in_every_format(write: Write, suffix: str) -> None:
+    names = ("train", "train", "valid", "test")
+    rows = [{**row, "split": names[i // 2 % 4]} for i, row in enumerate(reviews(40))]
+    task = read_file(write(f"a.{suffix}", rows))
+    assert task.card.rows == {"train": 20, "validation": 10, "test": 10}
+    assert task.splits == ("train", "validation", "test")
+    assert not task.made_splits
+
+
+def test_a_split_column_without_train_is_refused(write: Write, refused: Refused) -> None:
+    rows = [{**row, "split": ("dev", "test")[i // 2 % 2]} for i, row in enumerate(reviews(40))]
+    error = refused(lambda: read_file(write("a.csv", rows)))
+    assert "the splits validation and test, none of them train" in error.found
+    assert "Name one of the splits train" in error.remedy
+
+
+def test_a_split_column_with_one_split_is_split_anew(write: Write) -> None:
+    rows = [{**row, "split": "test"} for row in reviews(60)]
+    task = read_file(write("a.csv", rows))
+    assert task.made_splits
+    assert "train" in task.splits
+
+
+def test_from_file_takes_the_options_of_read_file(write: Write) -> None:
+    rows = [{"a": r["text"], "b": r["text"][::-1], "c": r["label"]} for r in reviews()]
+    task = Task.from_file(write("x.jsonl", rows), text="b", pair="a", label="c", name="mine")
+    assert task.name == "mine"
+    assert task.is_pair
+
+
+def test_one_text_throughout_makes_no_splits_and_says_so(write: Write) -> None:
+    for word in ("one", "two", "three", "four", "five", "six", "seven", "eight"):
+        rows = [{"text": f"only {word}", "label": i % 2} for i in range(6)]
+        task = read_file(write("a.jsonl", rows))
+        assert task.card.rows == {"train": 6}
+        said = "too few different texts to make splits: all rows are for training" in task.notes
+        assert said != task.made_splits
+        if said:
+            return
+    pytest.fail("no text fell outside train")
+
+
+def test_plain_files_are_read_without_heavy_imports(write: Write) -> None:
+    paths = [str(write(f"a.{suffix}", reviews())) for suffix in FORMATS]
+    code = (
+        "import sys\n"
+        "import taskscout.tasks.readers as readers, taskscout.tasks.catalogue\n"
+        "for path in sys.argv[1:]: readers.read_file(path).sample(5).fingerprint\n"
+        "print([m for m in ('datasets', 'pandas', 'torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# -- files that cannot be read ----------------------------------------------------------
+
+
+def test_a_missing_file_is_refused_with_close_names(write: Write, refused: Refused) -> None:
+    path = write("reviews.csv", reviews())
+    error = refused(lambda: read_file(path.with_name("review.csv")))
+    assert f"There is no file {path.with_name('review.csv')}" in error.found
+    assert "reviews.csv" in error.why
+    assert error.remedy == "Did you mean reviews.csv?"
+    error = refused(lambda: read_file(path.parent / "nowhere" / "a.csv"))
+    assert "does not exist either" in error.why
+
+
+def test_a_folder_is_refused_with_its_files(write: Write, refused: Refused) -> None:
+    folder = write("reviews.csv", reviews()).parent
+    error = refused(lambda: read_file(folder))
+    assert "is a folder" in error.found
+    assert "one file" in error.why
+    assert "reviews.csv" in error.remedy
+    (folder / "dataset_info.json").write_text("{}")
+    assert "load_from_disk" in refused(lambda: read_file(folder)).remedy
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_an_empty_file_is_refused(write: Write, refused: Refused, suffix: str) -> None:
+    error = refused(lambda: read_file(write(f"a.{suffix}", b"")))
+    assert error.found.endswith(f"a.{suffix} is empty.")
+    assert "0 bytes" in error.why
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", "\n\n"), ("a.jsonl", "\n \n")])
+def test_a_blank_file_is_refused(write: Write, refused: Refused, name: str, content: str) -> None:
+    assert "is empty" in refused(lambda: read_file(write(name, content))).found
+
+
+def test_a_header_without_rows_is_refused(write: Write, refused: Refused) -> None:
+    error = refused(lambda: read_file(write("a.csv", "text,label\n")))
+    assert "has columns (`text`, `label`) but no rows" in error.found
+    assert "nothing to learn from" in error.why
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("a.xlsx", "CSV UTF-8"), ("a.pkl", "never read"), ("a.csv.gz", "Unpack"), ("a", "Rename")],
+)
+def test_an_unknown_format_is_refused(
+    write: Write, refused: Refused, name: str, remedy: str
+) -> None:
+    error = refused(lambda: read_file(write(name, b"x")))
+    assert "unknown format" in error.found
+    assert ".csv, .tsv, .jsonl" in error.why
+    assert remedy in error.remedy
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_damaged_file_is_refused(write: Write, refused: Refused, name: str) -> None:
+    whole = write(name, reviews()).read_bytes()
+    error = refused(lambda: read_file(write(name, whole[: len(whole) // 2])))
+    assert "cannot be read as" in error.found
+    assert "damaged" in error.why
+
+
+# -- encodings ----------------------------------------------------------------------------
+
+
+def test_undecodable_bytes_are_refused_with_their_row(write: Write, refused: Refused) -> None:
+    rows = [*lines(4), '"a café\nwith two lines",bad', *lines(3)]
+    content = csv_of(rows).encode("latin-1")
+    error = refused(lambda: read_file(write("a.csv", content)))
+    at = content.index(b"\xe9") + 1
+    assert f"a.csv, row 6: byte {at} (0xe9) cannot be decoded" in error.found
+    assert "not utf-8" in error.why
+    assert "--encoding (encoding= in Python)" in error.remedy
+    task = read_file(write("a.csv", content), encoding="latin-1")
+    assert any("café" in t for s in task.splits for t in task.column(s, "text"))
+
+
+def test_undecodable_bytes_in_json_lines(write: Write, refused: Refused) -> None:
+    content = "\n".join(json_lines(reviews(5))).encode() + b'\n{"text": "\xff"}'
+    error = refused(lambda: read_file(write("a.jsonl", content)))
+    assert "row 6: byte" in error.found
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(write: Write, encoding: str) -> None:
+    task = read_file(write("a.csv", csv_of(lines()).encode(encoding)))
+    assert task.notes[0].startswith("text: `text`")
+
+
+def test_utf_16_is_recognised(write: Write, refused: Refused) -> None:
+    path = write("a.csv", csv_of(lines()).encode("utf-16"))
+    error = refused(lambda: read_file(path))
+    assert "UTF-16" in error.why
+    assert "utf-16" in error.remedy
+    assert len(read_file(path, encoding="utf-16")) == 12
+
+
+def test_an_unknown_encoding_is_refused(write: Write, refused: Refused) -> None:
+    error = refused(lambda: read_file(write("a.csv", reviews()), encoding="utf-9"))
+    assert "'utf-9'" in error.found
+    assert "--encoding" in error.remedy
+
+
+# -- CSV and TSV ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "words"), [("one, two, three", "row 5 has 3 fields"), ("one", "row 5 has 1 field")]
+)
+def test_a_row_with_another_number_of_fields_is_refused(
+    write: Write, refused: Refused, row: str, words: str
+) -> None:
+    content = csv_of([*lines(3), row, *lines(2)])
+    error = refused(lambda: read_file(write("a.csv", content)))
+    assert words in error.found
+    assert "names 2 columns" in error.why
+    assert "double quotes" in error.remedy
+
+
+@pytest.mark.parametrize("row", ['"open,good', '"closed" too early,good'])
+def test_wrong_quotes_are_refused_with_their_row(write: Write, refused: Refused, row: str) -> None:
+    content = csv_of([*lines(3), row])
+    error = refused(lambda: read_file(write("a.csv", content)))
+    assert "a.csv, row 5" in error.found
+    assert "doubled" in error.why
+
+
+def test_rows_are_counted_as_a_spreadsheet_does(write: Write, refused: Refused) -> None:
+    rows = ['"two\nlines",good', "", *lines(4), "no label,"]
+    error = refused(lambda: read_file(write("a.csv", csv_of(rows))))
+    assert "(row 8)" in error.found
+
+
+def test_duplicated_column_names_are_refused(write: Write, refused: Refused) -> None:
+    error = refused(lambda: read_file(write("a.csv", "text,label,text\na,b,c\n")))
+    assert "2 columns named `text`" in error.found
+    assert "cannot be told" in error.why
+    assert "its own name" in error.remedy
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_duplicated_column_names_in_arrow_are_refused(
+    tmp_path: Path, refused: Refused, suffix: str
+) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    assert "2 columns named `text`" in refused(lambda: read_file(path)).found
+
+
+def test_mixed_types_in_a_csv_label_are_refused(write: Write, refused: Refused) -> None:
+    rows = [f"text {i},{'five' if i == 7 else i % 5}" for i in range(30)]
+    path = write("a.csv", csv_of(rows))
+    error = refused(lambda: read_file(path))
+    assert "column `label`: row 9 holds 'five', where nearly all rows hold numbers" in error.found
+    assert "numbers or words, not both" in error.why
+    assert "--kind classification" in error.remedy
+
+
+def test_words_for_no_value_among_numbers_are_missing_labels(
+    write: Write, refused: Refused
+) -> None:
+    rows = [f"text {i},{'N/A' if i == 7 else i / 4}" for i in range(30)]
+    error = refused(lambda: read_file(write("a.csv", csv_of(rows))))
+    assert "no label in 1 row of 30 (row 9)" in error.found
+
+
+def test_none_among_words_is_a_class(write: Write) -> None:
+    rows = [f"text {i},{('favor', 'none', 'against')[i % 3]}" for i in range(30)]
+    assert "none" in read_file(write("a.csv", csv_of(rows))).label_names
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+def test_another_separator_is_seen_and_said(write: Write, delimiter: str) -> None:
+    content = csv_of(lines()).replace(",", delimiter)
+    task = read_file(write("a.csv", content))
+    assert any(f"separated by {delimiter!r}" in note for note in task.notes)
+
+
+def test_a_comma_inside_a_quoted_name_is_no_separator(write: Write) -> None:
+    rows = [line.replace(",", ";") for line in lines()]
+    task = read_file(write("a.csv", "\n".join(['"text, in full";label', *rows])))
+    assert task.notes[0].startswith("text: `text, in full`; label: `label`")
+
+
+def test_unnamed_columns_are_kept_apart(write: Write) -> None:
+    content = "\n".join([",text,label,"] + [f"{i},{line}," for i, line in enumerate(lines())])
+    task = read_file(write("a.csv", content))
+    assert "not used: `(column 1)`, `(column 4)`" in task.notes[0]
+
+
+def test_tsv_with_plain_quotes(write: Write) -> None:
+    rows = ['"To be\tgood', 'or "not" to be\tbad', '5" of rain"\tgood', '"all" of it\tbad']
+    task = read_file(write("a.tsv", "text\tlabel\n" + "\n".join(rows)))
+    found = {t for s in task.splits for t in task.column(s, "text")}
+    assert found == {'"To be', 'or "not" to be', '5" of rain"', '"all" of it'}
+
+
+def test_a_field_of_a_million_characters(write: Write) -> None:
+    task = read_file(write("a.csv", csv_of([*lines(), "x" * 1_000_000 + ",good"])))
+    assert any("1 text longer than 100,000 characters cut" in note for note in task.notes)
+    assert any("row 14" in note for note in task.notes)
+
+
+# -- JSON --------------------------------------------------------------------------------
+
+
+def test_a_malformed_line_is_refused_with_its_row(write: Write, refused: Refused) -> None:
+    rows = [*json_lines(reviews(4)), "", '{"text": "a", label: 1}']
+    error = refused(lambda: read_file(write("a.jsonl", "\n".join(rows))))
+    assert "a.jsonl, row 6 is not valid JSON" in error.found
+    assert "Each line holds one object" in error.why
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("[1]", "row 1 holds a list"), ('{"a": 1, "a": 2}', "the name 'a' twice"),
+     ("{", "row 1 is not valid JSON")],
+)  # fmt: skip
+def test_lines_that_are_no_rows_are_refused(
+    write: Write, refused: Refused, line: str, words: str
+) -> None:
+    assert words in refused(lambda: read_file(write("a.jsonl", line + "\n"))).found
+
+
+def test_a_malformed_list_is_refused(write: Write, refused: Refused) -> None:
+    error = refused(lambda: read_file(write("a.json", '[{"text": "a"},')))
+    assert "is not valid JSON" in error.found
+    assert "one object per line" in error.remedy
+
+
+def test_json_may_hold_lines(write: Write) -> None:
+    assert len(read_file(write("a.json", "\n".join(json_lines(reviews()))))) == 12
+
+
+def test_a_name_missing_in_some_lines_is_a_missing_value(write: Write, refused: Refused) -> None:
+    rows = reviews()
+    del rows[0]["label"], rows[11]["label"]
+    error = refused(lambda: read_file(write("a.jsonl", rows)))
+    assert "no label in 2 rows of 12 (rows 1 and 12)" in error.found
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_mixed_types_are_refused_with_the_odd_row(
+    write: Write, refused: Refused, column: str
+) -> None:
+    rows = reviews()
+    rows[6][column] = 5
+    error = refused(lambda: read_file(write("a.jsonl", rows)))
+    assert f"column `{column}`: row 7 holds a whole number, most other rows text" in error.found
+    assert "one type" in error.why
+    assert "Correct the row" in error.remedy
+
+
+def test_mixed_labels_are_words_where_the_user_wants_classes(write: Write) -> None:
+    rows = [{"text": f"text {i}", "label": i % 2 if i % 3 else "unsure"} for i in range(12)]
+    task = read_file(write("a.jsonl", rows), kind="classification")
+    assert task.label_names == ("0", "1", "unsure")
+
+
+def test_mixed_types_in_a_column_that_is_not_used_do_not_matter(write: Write) -> None:
+    rows = [{**r, "meta": i if i % 2 else {"a": [1, "b"]}} for i, r in enumerate(reviews())]
+    rows[3]["number"] = 2**70
+    assert len(read_file(write("a.jsonl", rows))) == 12
+
+
+def test_lists_of_mixed_types_name_the_row(write: Write, refused: Refused) -> None:
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "X"]} for _ in range(6)]
+    rows[4]["tags"] = ["O", 1]
+    error = refused(lambda: read_file(write("a.jsonl", rows), text="tokens", label="tags"))
+    assert "column `tags`: row 5" in error.found
+
+
+def test_half_an_emoji_is_replaced(write: Write) -> None:
+    rows = [*json_lines(reviews(4)), '{"text": "cut \\ud83d", "label": "good"}']
+    task = read_file(write("a.jsonl", "\n".join(rows)))
+    assert any("cut \ufffd" in t for s in task.splits for t in task.column(s, "text"))
+
+
+# -- what Parquet and Arrow files carry --------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_class_names_in_the_metadata_are_kept(tmp_path: Path, suffix: str) -> None:
+    features = {"label": {"names": ["neg", "pos", "never"], "_type": "ClassLabel"},
+                "text": {"dtype": "string", "_type": "Value"}}  # fmt: skip
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(12)]
+    table = pa.Table.from_pylist(rows).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    assert read_file(path).label_names == ("neg", "pos")
+
+
+# -- datasets objects --------------------------------------------------------------------------
+
+
+def test_a_dataset_keeps_its_class_names_and_selection() -> None:
+    from datasets import Dataset
+
+    dataset = Dataset.from_list(reviews(40)).class_encode_column("label")
+    task = Task.from_dataset(dataset.select(range(30)).shuffle(seed=1))
+    assert task.label_names == ("bad", "good")
+    assert len(task) == 30
+    assert task.made_splits
+
+
+def test_a_dataset_dict_keeps_its_splits() -> None:
+    from datasets import Dataset, DatasetDict
+
+    parts = {"train": reviews(20), "dev": reviews(6), "test": reviews(8)}
+    task = read_dataset(
+        DatasetDict({s: Dataset.from_list(rows) for s, rows in parts.items()}), name="mine"
+    )
+    assert task.card.rows == {"train": 20, "validation": 6, "test": 8}
+    assert task.name == "mine"
+    assert not task.made_splits
+
+
+def test_rows_of_a_dataset_dict_are_named_with_their_split(refused: Refused) -> None:
+    rows = reviews(8)
+    rows[2]["text"] = ""
+    error = refused(
+        lambda: read_dataset(
+            {"train": pa.Table.from_pylist(reviews(20)), "test": pa.Table.from_pylist(rows)}
+        )
+    )
+    assert "(row 3 of split 'test')" in error.found
+
+
+def test_splits_without_train_are_refused(refused: Refused) -> None:
+    table = pa.Table.from_pylist(reviews())
+    error = refused(lambda: read_dataset({"en": table, "fr": table}))
+    assert "the splits en and fr, none of them train" in error.found
+
+
+def test_splits_of_other_types_are_refused(refused: Refused) -> None:
+    rows = [{"text": f"text {i}", "label": {"a": i}} for i in range(4)]
+    error = refused(
+        lambda: read_dataset(
+            {"train": pa.Table.from_pylist(reviews()), "test": pa.Table.from_pylist(rows)}
+        )
+    )
+    assert "columns of different types" in error.found
+
+
+def test_tagging_of_a_dataset_with_declared_tags() -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+    from datasets.features import List
+
+    tags = List(ClassLabel(names=["O", "B-X", "I-X"]))
+    features = Features({"tokens": List(Value("string")), "ner_tags": tags})
+    rows = [{"tokens": ["a", "b"], "ner_tags": [0, 1]} for _ in range(8)]
+    task = read_dataset(Dataset.from_list(rows, features=features))
+    assert task.kind == "tagging"
+    assert task.label_names == ("O", "B-X")
+
+
+def test_a_pandas_frame_is_refused_with_the_way_out(refused: Refused) -> None:
+    import pandas as pd
+
+    error = refused(lambda: read_dataset(pd.DataFrame(reviews())))  # type: ignore[arg-type]
+    assert "pandas.DataFrame" in error.found
+    assert "datasets.Dataset" in error.why
+    assert "from_pandas" in error.remedy
+
+
+def test_other_objects_are_refused(refused: Refused) -> None:
+    assert "builtins.list" in refused(lambda: read_dataset(reviews())).found  # type: ignore[arg-type]
+    assert "no splits" in refused(lambda: read_dataset({})).found
+
+
+# -- the hub ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local folder laid out like a dataset on the hub, with two configurations."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "movies"
+    features = {"text": {"dtype": "string", "_type": "Value"},
+                "label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}  # fmt: skip
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    for config in ("plain", "hidden"):
+        (folder / config).mkdir(parents=True)
+        for split, n in (("train", 40), ("test", 10)):
+            hide = config == "hidden" and split == "test"
+            rows = [{"text": f"{split} text {i}", "label": -1 if hide else i % 2} for i in range(n)]
+            table = pa.Table.from_pylist(rows).replace_schema_metadata(metadata)
+            pq.write_table(table, folder / config / f"{split}-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        "---\n"
+        "license: cc-by-4.0\n"
+        "configs:\n"
+        + "".join(
+            f"- config_name: {config}\n"
+            "  data_files:\n"
+            f"  - split: train\n    path: {config}/train-*\n"
+            f"  - split: test\n    path: {config}/test-*\n"
+            for config in ("plain", "hidden")
+        )
+        + "---\n"
+    )
+    return folder
+
+
+def test_a_hub_folder(hub_folder: Path) -> None:
+    task = Task.from_hub(str(hub_folder), "plain")
+    assert task.name == "movies-plain"
+    assert task.label_names == ("neg", "pos")
+    assert task.card.rows == {"train": 40, "test": 10}
+    assert task.card.hub_id == str(hub_folder)
+    assert task.card.load == f'datasets.load_dataset("{hub_folder}", "plain")'
+    assert not task.made_splits
+
+
+def test_one_split_of_a_hub_folder_is_split_anew(hub_folder: Path) -> None:
+    task = read_hub(str(hub_folder), "plain", "train", name="mine", max_characters=5)
+    assert task.name == "mine"
+    assert task.made_splits
+    assert len(task) == 40
+    assert task.card.load.endswith('"plain", split="train")')
+    assert task.column("train", "text")[0] == "train"
+
+
+def test_a_hidden_test_split_is_left_out(hub_folder: Path) -> None:
+    task = read_hub(str(hub_folder), "hidden")
+    assert task.made_splits
+    assert len(task) == 40
+    assert any("split 'test' left out" in note for note in task.notes)
+
+
+def test_an_unknown_configuration_or_split_is_refused(hub_folder: Path, refused: Refused) -> None:
+    error = refused(lambda: read_hub(str(hub_folder), "fancy"))
+    assert "configuration 'fancy'" in error.found
+    assert "plain" in error.found
+    error = refused(lambda: read_hub(str(hub_folder), "plain", "later"))
+    assert "split 'later'" in error.found
+    assert "configurations and splits" in error.remedy
+    error = refused(lambda: read_hub(str(hub_folder)))
+    assert "plain" in error.found
+
+
+def test_a_dataset_that_is_not_there_is_refused_with_its_id(
+    tmp_path: Path, refused: Refused
+) -> None:
+    error = refused(lambda: read_hub("nobody/no-such-dataset-at-all"))
+    assert "'nobody/no-such-dataset-at-all'" in error.found
+    assert "HF_HUB_OFFLINE" in error.remedy
+    error = refused(lambda: read_hub(str(tmp_path / "nowhere")))
+    assert "nowhere" in error.found
+    assert "spelling" in error.remedy
+
+
+def test_a_dataset_with_code_is_refused(tmp_path: Path, refused: Refused) -> None:
+    folder = tmp_path / "scripted"
+    folder.mkdir()
+    (folder / "scripted.py").write_text("raise SystemExit('this must not run')")
+    error = refused(lambda: read_hub(str(folder)))
+    assert "scripted" in error.found

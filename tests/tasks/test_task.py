@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from taskscout.errors import DataError
+from taskscout.tasks import Task, TaskCard
+from taskscout.tasks.readers import read_dataset, read_file
+
+from .conftest import reviews, write_rows
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".feather")
+
+QUICK = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+# Texts a file of any of the formats can hold: CSV has no way to tell \r from a line break.
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), min_size=1).filter(
+    lambda t: t.strip() != ""
+)
+
+
+def make(rows: list[tuple[str, int]], split: str = "train") -> Task:
+    table = pa.table(
+        {"text": pa.array([t for t, _ in rows]), "label": pa.array([c for _, c in rows])}
+    )
+    return Task("made", "classification", {split: table}, ("no", "yes"))
+
+
+rows_of_task = st.lists(st.tuples(st.text(max_size=20), st.integers(0, 1)), min_size=1, max_size=30)
+
+
+# -- fingerprint --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", FORMATS[1:])
+def test_the_fingerprint_does_not_depend_on_the_format(tmp_path: Path, suffix: str) -> None:
+    rows = [{**row, "label": i % 3} for i, row in enumerate(reviews(30))]
+    rows[3]["text"] = 'with "quotes", a comma,\nand a line break'
+    as_csv = read_file(write_rows(tmp_path / "a.csv", rows))
+    other = read_file(write_rows(tmp_path / f"b{suffix}", rows))
+    assert other.fingerprint == as_csv.fingerprint
+    assert other.label_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["no", "yes"], [0, 1], [True, False], [0.5, 2.25], [3.6, 1.1]],
+    ids=["words", "integers", "booleans", "floats", "decimals"],
+)
+def test_the_fingerprint_of_any_label_type_does_not_depend_on_the_format(
+    tmp_path: Path, labels: list[object]
+) -> None:
+    rows = [{"text": f"text number {i}", "label": labels[i % 2]} for i in range(10)]
+    found = {read_file(write_rows(tmp_path / f"a{s}", rows)).fingerprint for s in FORMATS}
+    assert len(found) == 1
+
+
+def test_a_float_of_either_precision_gives_the_same_fingerprint() -> None:
+    texts = [f"text number {i}" for i in range(4)]
+    values = [3.6, 1.1, 2.0, 4.75]
+    tasks = [
+        read_dataset(pa.table({"text": texts, "label": pa.array(values, dtype)}))
+        for dtype in (pa.float32(), pa.float64())
+    ]
+    assert tasks[0].fingerprint == tasks[1].fingerprint
+
+
+@QUICK
+@given(st.lists(st.tuples(texts, st.sampled_from("abc")), min_size=1, max_size=15))
+def test_any_text_survives_every_format(tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    rows = [{"text": t, "label": c} for t, c in pairs]
+    rows += [{"text": f"more {c} {i}", "label": c} for c in "abc" for i in range(2)]
+    expected = {(r["text"], r["label"]) for r in rows}
+    for suffix in FORMATS:
+        task = read_file(write_rows(tmp_path / f"a{suffix}", rows), text="text", label="label")
+        found = {
+            (t, task.label_names[c])
+            for s in task.splits
+            for t, c in zip(task.column(s, "text"), task.column(s, "label"), strict=True)
+        }
+        assert found == expected
+
+
+@given(rows_of_task, st.randoms(use_true_random=False))
+def test_the_fingerprint_ignores_order_and_name(
+    rows: list[tuple[str, int]], generator: random.Random
+) -> None:
+    shuffled = list(rows)
+    generator.shuffle(shuffled)
+    task = make(shuffled)
+    columns = task.tables["train"].select(["label", "text"])
+    other = replace(task, name="other", tables={"train": columns})
+    assert make(rows).fingerprint == task.fingerprint == other.fingerprint
+
+
+@given(rows_of_task, st.data())
+def test_the_fingerprint_changes_with_any_cell_row_or_split(
+    rows: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(rows) - 1))
+    text, label = rows[at]
+    before = make(rows).fingerprint
+    for changed in ([(text + "x", label)], [(text, 1 - label)], [], [(text, label)] * 2):
+        assert make([*rows[:at], *changed, *rows[at + 1 :]]).fingerprint != before
+    assert make(rows, "test").fingerprint != before
+
+
+def test_the_fingerprint_goes_by_class_names_not_ids() -> None:
+    task = make([("a", 0), ("b", 1), ("c", 1)])
+    swapped = make([("a", 1), ("b", 0), ("c", 0)])
+    assert replace(swapped, label_names=("yes", "no")).fingerprint == task.fingerprint
+    assert replace(task, label_names=("no", "perhaps")).fingerprint != task.fingerprint
+
+
+def test_neighbouring_cells_do_not_run_together() -> None:
+    def pair(a: str, b: str) -> Task:
+        table = pa.table({"text": [a], "text_pair": [b], "label": [0]})
+        return Task("pair", "classification", {"train": table}, ("no", "yes"))
+
+    assert pair("ab", "c").fingerprint != pair("a", "bc").fingerprint
+
+
+def test_an_absent_second_text_is_like_a_column_of_nulls() -> None:
+    task = make([("a", 0), ("b", 1)])
+    nulls = task.tables["train"].append_column("text_pair", pa.nulls(2, pa.string()))
+    assert replace(task, tables={"train": nulls}).fingerprint == task.fingerprint
+
+
+# -- splits -------------------------------------------------------------------------------
+
+
+@given(rows_of_task, rows_of_task)
+def test_adding_rows_never_moves_an_old_one(
+    rows: list[tuple[str, int]], more: list[tuple[str, int]]
+) -> None:
+    def placed(task: Task) -> dict[str, str]:
+        return {t: s for s in task.splits for t in task.column(s, "text")}
+
+    before = placed(make(rows).with_splits())
+    after = placed(make(more + rows).with_splits())
+    assert before.items() <= after.items()
+
+
+def test_splits_keep_equal_first_texts_together_and_all_rows() -> None:
+    rows = [(f"text {i % 50}", i % 2) for i in range(500)]
+    task = make(rows).with_splits()
+    where = {t: s for s in task.splits for t in task.column(s, "text")}
+    assert all(where[t] == s for s in task.splits for t in task.column(s, "text"))
+    assert len(task) == 500
+    assert task.made_splits
+    assert task.splits == ("train", "validation", "test")
+
+
+def test_splits_have_about_their_shares() -> None:
+    sizes = make([(f"text {i}", i % 2) for i in range(4000)]).with_splits().card.rows
+    assert sizes["validation"] == pytest.approx(400, abs=80)
+    assert sizes["test"] == pytest.approx(800, abs=100)
+
+
+def test_splitting_again_gives_the_same_splits() -> None:
+    task = make([(f"text {i}", i % 2) for i in range(200)]).with_splits()
+    assert task.with_splits().fingerprint == task.fingerprint
+    assert task.with_splits(seed=1).fingerprint != task.fingerprint
+
+
+# -- samples --------------------------------------------------------------------------------
+
+
+def test_a_sample_keeps_the_share_of_each_class() -> None:
+    task = make([(f"text {i}", int(i % 10 == 0)) for i in range(1000)])
+    sample = task.sample(100)
+    assert Counter(sample.column("train", "label")) == {0: 90, 1: 10}
+
+
+def test_a_sample_keeps_a_rare_class() -> None:
+    task = make([(f"text {i}", int(i == 500)) for i in range(1000)])
+    assert 1 in task.sample(20).column("train", "label")
+
+
+@given(rows_of_task, st.integers(1, 30), st.randoms(use_true_random=False))
+def test_a_sample_has_its_size_and_does_not_depend_on_order(
+    rows: list[tuple[str, int]], n: int, generator: random.Random
+) -> None:
+    shuffled = list(rows)
+    generator.shuffle(shuffled)
+    sample = make(rows).sample(n)
+    assert len(sample) == min(n, len(rows))
+    assert sample.fingerprint == make(shuffled).sample(n).fingerprint
+
+
+def test_samples_of_other_seeds_differ_and_other_splits_stay() -> None:
+    task = make([(f"text {i}", i % 2) for i in range(300)]).with_splits()
+    sample = task.sample(50, seed=1)
+    assert sample.fingerprint != task.sample(50, seed=2).fingerprint
+    assert sample.tables["test"].equals(task.tables["test"])
+
+
+# -- the rest --------------------------------------------------------------------------------
+
+
+def test_take_picks_rows_in_order() -> None:
+    task = make([(f"text {i}", i % 2) for i in range(5)])
+    assert task.take({"train": [4, 0]}).column("train", "text") == ["text 4", "text 0"]
+    assert task.take({"train": np.array([1, 2])}).column("train", "text") == ["text 1", "text 2"]
+    assert len(task.take({"train": []})) == 0
+
+
+def test_a_column_that_is_missing_or_not_canonical_is_refused() -> None:
+    with pytest.raises(DataError, match="no column 'label'"):
+        Task("t", "classification", {"train": pa.table({"text": ["a"]})})
+    table = pa.table({"text": ["a"], "label": [0], "id": [1]})
+    with pytest.raises(DataError, match="'id' is not canonical"):
+        Task("t", "classification", {"train": table})
+
+
+def test_an_unknown_split_is_refused_with_the_splits_there_are() -> None:
+    with pytest.raises(DataError) as caught:
+        make([("a", 0)]).column("test", "text")
+    assert "no split 'test'" in caught.value.found
+    assert "train" in caught.value.why
+
+
+def test_a_card_survives_its_dictionary() -> None:
+    card = make([("a", 0), ("b", 1)]).card
+    assert TaskCard.from_dict(card.to_dict()) == card
+    assert TaskCard.from_dict({**card.to_dict(), "of a later version": 1}) == card
+
+
+def test_a_task_becomes_a_dataset_dict_and_comes_back() -> None:
+    task = make([(f"text {i}", i % 2) for i in range(50)]).with_splits()
+    dataset = task.dataset
+    assert dataset["train"].features["label"].names == ["no", "yes"]
+    back = read_dataset(dataset)
+    assert back.fingerprint == task.fingerprint
+    assert back.splits == task.splits
