@@ -1,0 +1,182 @@
+"""The one protocol behind which every selection method stands, and the register of methods."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskscout.errors import MethodError
+from taskscout.models.workbench import Workbench
+from taskscout.tasks import KINDS, Kind, Task
+
+#: What a method may need beside the target's text.
+Need = Literal["labels", "tuned source", "tuned target", "grid"]
+
+#: What scoring a target costs, cheapest first: nothing but cards; counting words; one forward
+#: pass of the base encoder over the target; one forward pass of every source's model; tuning
+#: the encoder on the target.
+Cost = Literal["card", "words", "embedding", "source models", "tuning"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """Named arrays plus a small header: what a pool keeps of one source for some methods.
+
+    Attributes
+    ----------
+    key
+        Which description this is, e.g. ``space-map``; several methods may read one key.
+    source
+        Name of the source.
+    header
+        Plain JSON types.
+    arrays
+        Saved as safetensors.
+    """
+
+    key: str
+    source: str
+    header: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its arrays."""
+        return sum(a.nbytes for a in self.arrays.values())
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A selection method: two functions, and what the user has to know about it.
+
+    The class docstring is what ``taskscout methods NAME`` shows: the idea, the formula, the
+    cost, when it fails, in half a page.
+
+    Attributes
+    ----------
+    name
+        What the user types.
+    key
+        Key of the description it reads and makes; ``card`` for one that reads cards only.
+    kinds
+        Kinds of targets it serves.
+    needs
+        What it needs beside the target's text.
+    cost
+        Cost class of scoring a target.
+    paper
+        Where it comes from, e.g. ``Schulte et al. 2024``.
+    """
+
+    name: str
+    key: str
+    kinds: tuple[Kind, ...]
+    needs: frozenset[Need]
+    cost: Cost
+    paper: str
+
+    def describe(self, source: Task, bench: Workbench) -> Description:
+        """Offline, once per source; what it returns is what a pool keeps."""
+
+    def score(
+        self, target: Task, sources: Sequence[Description], bench: Workbench
+    ) -> NDArray[np.float64]:
+        """Online, once per target: one score per source, higher is better.
+
+        The target's rows are those of its ``train`` split. NaN where the method does not apply.
+        """
+
+    def none(self, bench: Workbench) -> Description | None:
+        """The description of "use no source", or None where the method has no such score."""
+
+
+class BaseMethod:
+    """Defaults for methods: every kind, nothing needed, no score for "none"."""
+
+    name: str = ""
+    key: str = ""
+    kinds: tuple[Kind, ...] = KINDS
+    needs: frozenset[Need] = frozenset()
+    cost: Cost = "embedding"
+    paper: str = ""
+
+    def none(self, bench: Workbench) -> Description | None:  # noqa: ARG002  # part of the protocol
+        """No score for "use no source"."""
+        return None
+
+
+#: Modules of :mod:`taskscout.methods` that hold built-in methods; each has a dictionary
+#: ``METHODS`` of factories by name. They import no more than NumPy at their top.
+FAMILIES: tuple[str, ...] = ("transferability",)
+
+ENTRY_POINT_GROUP = "taskscout.methods"
+
+Factory = Callable[..., Method]
+
+
+class _Register:
+    """All factories by name, read once."""
+
+    _factories: ClassVar[dict[str, Factory]] = {}
+
+    @classmethod
+    def factories(cls) -> dict[str, Factory]:
+        if not cls._factories:
+            for family in FAMILIES:
+                module = importlib.import_module(f"taskscout.methods.{family}")
+                cls._factories.update(module.METHODS)
+        return cls._factories
+
+
+def method_names() -> tuple[str, ...]:
+    """Names of all methods, built-in and from other packages' entry points."""
+    builtin = _Register.factories()
+    others = {e.name for e in entry_points(group=ENTRY_POINT_GROUP)}
+    return (*builtin, *sorted(others - set(builtin)))
+
+
+def get_method(name: str, **options: Any) -> Method:
+    """The method of that name.
+
+    Parameters
+    ----------
+    name
+        One of :func:`method_names`.
+    options
+        Options of the method; those it does not know are an error.
+
+    Raises
+    ------
+    MethodError
+        If no method has that name, or it does not know an option.
+    """
+    factory = _Register.factories().get(name)
+    if factory is None:
+        found = [e for e in entry_points(group=ENTRY_POINT_GROUP) if e.name == name]
+        if not found:
+            import difflib
+
+            close = difflib.get_close_matches(name, method_names(), 3)
+            raise MethodError(
+                f"There is no method {name!r}.",
+                f"Close names: {', '.join(close)}." if close else "No name is close to it.",
+                "See them all: taskscout methods",
+            )
+        factory = found[0].load()
+    assert factory is not None
+    known = inspect.signature(factory).parameters
+    unknown = [o for o in options if o not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        raise MethodError(
+            f"Method {name!r} has no option {unknown[0]!r}.",
+            f"Its options are {', '.join(known) or 'none'}.",
+            "Leave it out.",
+        )
+    return factory(**options)

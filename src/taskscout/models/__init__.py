@@ -1,0 +1,1 @@
+"""Models: the encoder, heads, tuning, and the workbench that hands out what is costly."""

@@ -1,0 +1,170 @@
+"""Soft prompts: an encoder that reads tuned vectors before, or beside, its tokens.
+
+``peft`` holds the vectors (:class:`peft.PromptEmbedding`, :class:`peft.PrefixEncoder`) and turns
+a prefix into keys and values. Its own forward pass for feature extraction is not used: it drops
+the token types, which tell a text from its pair, and returns the prompt's positions among the
+tokens', which would be pooled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from taskscout.errors import ModelError
+
+if TYPE_CHECKING:
+    from taskscout.models.encoder import Encoder
+
+#: ``prompt``: vectors before the first layer's input. ``prefix``: keys and values in every layer.
+Place = Literal["prompt", "prefix"]
+
+
+class PromptedBody(nn.Module):
+    """A transformer with a soft prompt; called and read like the transformer alone.
+
+    The prompt takes the first positions, as in the papers, so the text begins at position k.
+    Hidden states that come out are those of the text's own tokens.
+
+    Parameters
+    ----------
+    body
+        The transformer; its own weights are frozen.
+    length
+        k, vectors in the prompt.
+    place
+        See :data:`Place`.
+    """
+
+    def __init__(self, body: nn.Module, length: int, place: Place) -> None:
+        from peft import PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
+
+        super().__init__()
+        make = PrefixTuningConfig if place == "prefix" else PromptTuningConfig
+        sizes: Any = body.config
+        config = make(
+            task_type=TaskType.FEATURE_EXTRACTION,
+            num_virtual_tokens=length,
+            # peft knows only some configurations' names for these; transformers maps them.
+            token_dim=sizes.hidden_size,
+            num_layers=sizes.num_hidden_layers,
+            num_attention_heads=sizes.num_attention_heads,
+        )
+        self.place: Place = place
+        self.length = length
+        self.peft = get_peft_model(body, config)
+
+    @property
+    def config(self) -> Any:
+        """The transformer's own."""
+        return self.base.config
+
+    @property
+    def base(self) -> Any:
+        """The transformer."""
+        return self.peft.get_base_model()
+
+    @property
+    def vectors(self) -> nn.Parameter:
+        """The prompt: k × d, or k × (layers · 2 · d) for a prefix."""
+        weight: nn.Parameter = self.peft.prompt_encoder["default"].embedding.weight
+        return weight
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run the transformer; what comes out is of the text's own tokens."""
+        n, k = len(input_ids), self.length
+        prompt = self.peft.get_prompt(n)
+        options["attention_mask"] = torch.cat([attention_mask.new_ones(n, k), attention_mask], 1)
+        if self.place == "prefix":
+            if token_type_ids is not None:
+                options["token_type_ids"] = token_type_ids
+            return self.base(input_ids=input_ids, past_key_values=prompt, **options)
+        words = self.base.get_input_embeddings()(input_ids)
+        if token_type_ids is not None:
+            options["token_type_ids"] = torch.cat(
+                [token_type_ids.new_zeros(n, k), token_type_ids], 1
+            )
+        embedded = torch.cat([prompt.to(words.dtype), words], 1)
+        out = self.base(inputs_embeds=embedded, **options)
+        out.last_hidden_state = out.last_hidden_state[:, k:]
+        if getattr(out, "hidden_states", None) is not None:
+            out.hidden_states = tuple(h[:, k:] for h in out.hidden_states)
+        if getattr(out, "pooler_output", None) is not None:
+            out.pooler_output = self.base.pooler(out.last_hidden_state)
+        return out
+
+
+def prompt_vocabulary(encoder: Encoder, length: int, seed: int) -> NDArray[np.int64]:
+    """Draw the tokens whose embeddings a prompt begins as: the same for every task of a seed.
+
+    Drawn without replacement from the whole vocabulary but its special tokens; with replacement
+    where that is smaller than the prompt.
+    """
+    tokenizer = encoder.tokenizer
+    special = set(tokenizer.all_special_ids)
+    ids = np.array([i for i in range(len(tokenizer)) if i not in special], np.int64)
+    rng = np.random.default_rng([seed, length])
+    return rng.choice(ids, length, replace=length > len(ids))
+
+
+def with_prompt(
+    body: Any, encoder: Encoder, *, length: int, place: Place, seed: int
+) -> PromptedBody:
+    """Put a soft prompt before a body, at the start that all tasks of a seed share.
+
+    Raises
+    ------
+    ModelError
+        If the encoder has too few positions for prompt and text, or does not take such a prompt.
+    """
+    positions = getattr(body.config, "max_position_embeddings", None)
+    # RoBERTa counts positions from its padding id + 1.
+    offset = (body.config.pad_token_id or 0) + 1 if "roberta" in body.config.model_type else 0
+    if positions is not None and length + encoder.max_length + offset > positions:
+        raise ModelError(
+            f"A prompt of {length} and texts of up to {encoder.max_length} tokens make "
+            f"{length + encoder.max_length} positions.",
+            f"{encoder.model_id} has {positions - offset}.",
+            f"Use prompt_length or max_length so that they sum to {positions - offset} at most.",
+        )
+    torch.manual_seed(seed)
+    out = PromptedBody(body, length, place)
+    _try(out)
+    if place == "prompt":
+        ids = torch.from_numpy(prompt_vocabulary(encoder, length, seed))
+        with torch.no_grad():
+            words = body.get_input_embeddings().weight
+            out.vectors.copy_(words[ids.to(words.device)])
+    return out
+
+
+def _try(body: PromptedBody) -> None:
+    """Read two tokens: MPNet, DeBERTa, ALBERT and ModernBERT, for one, take no prefix."""
+    training = body.training
+    device = body.vectors.device
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+    try:
+        with torch.inference_mode():
+            body.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    except (RuntimeError, TypeError, ValueError) as error:
+        name = type(body.base).__name__
+        raise ModelError(
+            f"{name} cannot be run with a {body.place} ({str(error).splitlines()[0]}).",
+            "A prefix is keys and values for every layer, which few encoders take."
+            if body.place == "prefix"
+            else "A prompt is read as embeddings before those of the tokens.",
+            "Use tuning 'prompt' or 'lora', or an encoder like BERT, RoBERTa or ELECTRA."
+            if body.place == "prefix"
+            else "Use tuning 'lora'.",
+        ) from error
+    body.train(training)

@@ -1,0 +1,210 @@
+"""Tuned models on disk: one safetensors file each, written beside and renamed.
+
+Nothing that is wrong with the folder ever stops a run: a file that cannot be read is tuned anew
+and replaced, a folder that cannot be written is done without, and that is said once in the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskscout.models.encoder import Encoder
+from taskscout.tasks import Task
+
+if TYPE_CHECKING:
+    from taskscout.models.heads import SequenceModel
+    from taskscout.models.tuning import Arrays, Recipe, TunedModel
+
+log = logging.getLogger(__name__)
+
+#: Part of every file's name: what changes the outcome of tuning raises it.
+FORMAT = 1
+_META = "taskscout"
+#: Bytes all files together are kept below, by removing what was used longest ago.
+DEFAULT_MAX_BYTES = 2 * 2**30
+
+
+class TunedStore:
+    """Tuned models by task, encoder and recipe, in a folder.
+
+    Parameters
+    ----------
+    folder
+        Where the files are; made when the first is written.
+    max_bytes
+        All files together are kept below this.
+
+    Notes
+    -----
+    A file holds the tuned parameters, what they began as, the checkpoints and the head: 0.4 MB
+    for a prompt of 100 × 384, 1.4 MB for LoRA of MiniLM, 90 MB after full fine-tuning.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._told = False
+
+    def path(self, task: Task, encoder: Encoder, recipe: Recipe) -> Path:
+        """Name the file of one tuned model; checkpoints make no difference."""
+        return self.folder / f"{self._name(task, encoder, recipe)}.safetensors"
+
+    @staticmethod
+    def _identity(task: Task, encoder: Encoder, recipe: Recipe) -> dict[str, Any]:
+        plain = recipe.to_dict()
+        del plain["checkpoints"]
+        return {"task": task.fingerprint, "encoder": encoder.space, "recipe": plain}
+
+    def _name(self, task: Task, encoder: Encoder, recipe: Recipe) -> str:
+        text = json.dumps([FORMAT, self._identity(task, encoder, recipe)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def get(self, task: Task, encoder: Encoder, recipe: Recipe) -> TunedModel | None:
+        """Read a tuned model; None where it is not kept or cannot be read.
+
+        The body is made when it is first asked for.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path(task, encoder, recipe)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as f:
+                meta = json.loads(f.metadata()[_META])
+                arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  # not a dictionary
+            if meta["identity"] != self._identity(task, encoder, recipe):
+                return None
+            os.utime(path)
+            return _restored(meta, arrays, encoder)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            self._tell(f"{path} cannot be read; the task is tuned anew", error)
+            return None
+
+    def put(self, task: Task, encoder: Encoder, tuned: TunedModel) -> None:
+        """Keep a tuned model, whole or not at all."""
+        from safetensors.numpy import save
+
+        model = tuned.model
+        groups: dict[str, Mapping[str, NDArray[Any]]] = {
+            "parameters": tuned.parameters,
+            "initial": tuned.initial,
+            **{f"checkpoint {c!r}": a for c, a in tuned.checkpoints.items()},
+            "head": {
+                "weight": model.head.weight.detach().cpu().numpy(),
+                "bias": model.head.bias.detach().cpu().numpy(),
+            },
+        }
+        arrays = {
+            f"{group}/{name}": np.ascontiguousarray(a)
+            for group, named in groups.items()
+            for name, a in named.items()
+        }
+        meta = {
+            "identity": self._identity(task, encoder, tuned.recipe),
+            "name": task.name,
+            "checkpoints": sorted(tuned.checkpoints),
+            "initialisation": tuned.initialisation,
+            "scores": tuned.scores,
+            "seconds": tuned.seconds,
+            "trained_on": tuned.trained_on,
+            "regression": model.regression,
+            "center": model.center,
+            "scale": model.scale,
+        }
+        path = self.path(task, encoder, tuned.recipe)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with temporary.open("wb") as f:
+                    f.write(save(arrays, {_META: json.dumps(meta)}))
+                    f.flush()
+                    os.fsync(f.fileno())
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._evict(path)
+        except OSError as error:
+            self._tell(f"{self.folder} cannot be written; tuned models are not kept", error)
+
+    def clear(self) -> int:
+        """Remove all files, and say how many there were."""
+        paths = list(self.folder.glob("*.safetensors"))
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return len(paths)
+
+    def _evict(self, newest: Path) -> None:
+        files = [(p.stat(), p) for p in self.folder.glob("*.safetensors")]
+        total = sum(s.st_size for s, _ in files)
+        for status, path in sorted(files, key=lambda f: f[0].st_mtime_ns):
+            if total <= self.max_bytes:
+                break
+            if path != newest:
+                path.unlink(missing_ok=True)
+                total -= status.st_size
+
+    def _tell(self, what: str, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            log.warning("%s (%s).", what, error)
+
+
+def _restored(
+    meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], encoder: Encoder
+) -> TunedModel:
+    from taskscout.models.tuning import Recipe, TunedModel
+
+    def group(name: str) -> Arrays:
+        prefix = f"{name}/"
+        return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+
+    recipe = Recipe(**meta["identity"]["recipe"], checkpoints=tuple(meta["checkpoints"]))
+    parameters, head = group("parameters"), group("head")
+
+    def model() -> SequenceModel:
+        import torch
+
+        from taskscout.models.heads import SequenceModel
+        from taskscout.models.tuning import adapted, apply_adapter, put_parameters
+
+        body = encoder.load_model()
+        if recipe.tuning == "lora":
+            body = apply_adapter(body, parameters)
+        else:
+            body = adapted(body, encoder, recipe)
+            put_parameters(body, encoder, recipe, parameters)
+        out = SequenceModel(
+            body,
+            encoder,
+            len(head["bias"]),
+            regression=meta["regression"],
+            center=meta["center"],
+            scale=meta["scale"],
+        )
+        with torch.no_grad():
+            out.head.weight.copy_(torch.from_numpy(head["weight"]))
+            out.head.bias.copy_(torch.from_numpy(head["bias"]))
+        return out.eval()
+
+    return TunedModel(
+        model,
+        recipe,
+        parameters,
+        group("initial"),
+        meta["initialisation"],
+        meta["scores"],
+        meta["seconds"],
+        meta["trained_on"],
+        {c: group(f"checkpoint {c!r}") for c in meta["checkpoints"]},
+    )

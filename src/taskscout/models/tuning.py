@@ -1,0 +1,534 @@
+"""Tuning: an encoder and a head tuned on one task, in full or by few parameters.
+
+``transformers.Trainer`` and ``peft`` do the work. What comes out is small, but after full
+fine-tuning: the head, and the tuned parameters beside those they began as.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from taskscout.errors import ModelError
+from taskscout.models.encoder import Encoder
+from taskscout.models.heads import SequenceModel, score_of, sequence_model
+from taskscout.models.prompts import PromptedBody, with_prompt
+from taskscout.tasks import Task
+
+Tuning = Literal["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"]
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class _Defaults:
+    """What a recipe takes where it says 0."""
+
+    learning_rate: float
+    head_learning_rate: float
+    epochs: int = 2
+    least_steps: int = 96
+    prompt_length: int = 0
+
+
+#: Found on SST-2, TREC and MRPC with MiniLM (``docs/benchmarks.md``).
+_DEFAULTS: dict[Tuning, _Defaults] = {
+    "full": _Defaults(1e-4, 1e-4),
+    "lora": _Defaults(2e-3, 2e-3),
+    "prompt": _Defaults(0.1, 1e-2, prompt_length=100),
+    "p-tuning-v2": _Defaults(1e-2, 1e-2, prompt_length=20),
+    "bitfit": _Defaults(2e-3, 2e-3),
+    "head": _Defaults(1e-2, 1e-2),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a task is tuned. One recipe serves a whole pool and is recorded in it.
+
+    A 0 stands for the tuning's own default and is replaced by it at once.
+
+    Attributes
+    ----------
+    tuning
+        ``full``, ``lora``, ``prompt`` (vectors before the first layer's input: Lester et al.
+        2021), ``p-tuning-v2`` (keys and values in every layer: Liu et al. 2022), ``bitfit``
+        (biases: Ben Zaken et al. 2022) or ``head`` (nothing but the head).
+    examples
+        At most this many training examples.
+    tokens
+        At most this many training tokens per epoch, those of a prompt included, so that long
+        texts cost no more than short ones; examples are dropped to fit.
+    epochs, batch_size, learning_rate
+        AdamW with a linear decay after 6% warm-up.
+    least_steps
+        Small tasks take more epochs (at most 20) until they have made so many steps.
+    rank, alpha, modules
+        LoRA only: rank, scaling numerator, and which linear layers are adapted
+        (``all`` = query, key, value and dense; ``query-value`` = those two).
+    seed
+        Seeds the head, what the tuned parameters begin as, dropout and the order of examples.
+    head_learning_rate
+        The head's own; a prompt needs a rate at which a head would not settle.
+    prompt_length
+        Vectors in a prompt, or keys and values per layer of a prefix.
+    checkpoints
+        Fractions of the training steps, in (0, 1), after which the tuned parameters are kept.
+    """
+
+    tuning: Tuning = "lora"
+    examples: int = 3000
+    tokens: int = 200_000
+    epochs: int = 0
+    batch_size: int = 32
+    learning_rate: float = 0.0
+    least_steps: int = 0
+    rank: int = 4
+    alpha: int = 8
+    modules: Literal["all", "query-value"] = "all"
+    seed: int = 0
+    head_learning_rate: float = 0.0
+    prompt_length: int = 0
+    checkpoints: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.tuning not in _DEFAULTS:
+            raise ModelError(
+                f"tuning is {self.tuning!r}.",
+                f"An encoder can be tuned by {', '.join(get_args(Tuning))}.",
+                "Choose one of these.",
+            )
+        for name, value in vars(_DEFAULTS[self.tuning]).items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+        fractions = tuple(sorted({float(c) for c in self.checkpoints}))
+        if not all(0 < c < 1 for c in fractions):
+            raise ModelError(
+                f"checkpoints are {self.checkpoints}.",
+                "A checkpoint is a fraction of the training steps, between 0 and 1.",
+                "Leave 1 out: the end of training is always kept.",
+            )
+        object.__setattr__(self, "checkpoints", fractions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "checkpoints": list(self.checkpoints)}
+
+    def with_tuning(self, tuning: Tuning) -> Recipe:
+        """Take the data, batches and seed of this recipe, and another tuning's own rest."""
+        if tuning == self.tuning:
+            return self
+        own = dict.fromkeys((*vars(_DEFAULTS[tuning]),), 0)
+        return replace(self, tuning=tuning, **own)  # type: ignore[arg-type]  # 0 is of both types
+
+
+@dataclass
+class TunedModel:
+    """An encoder tuned on one task.
+
+    Attributes
+    ----------
+    made
+        The model, or what makes it when it is first asked for.
+    recipe
+        How it was tuned.
+    parameters
+        The tuned parameters but the head, float32. LoRA: ``<layer>.lora_A`` (rank × in) and
+        ``<layer>.lora_B`` (out × rank) with the scaling alpha / rank multiplied into B.
+        ``prompt``: k × d. P-tuning v2: ``prefix``, k × (layers · 2 · d), key before value.
+        BitFit and full: by the names of the body; after full fine-tuning on the CPU they share
+        the body's memory.
+    initial
+        What they began as, by the same names; empty after full fine-tuning, where the encoder's
+        own weights say it (:func:`task_vector`).
+    initialisation
+        Digest of what they began as: models of one initialisation can be compared as they are.
+    checkpoints
+        The tuned parameters after fractions of training, as the recipe asks.
+    scores
+        On the task's test split (see :func:`taskscout.models.heads.score_of`).
+    seconds
+        Time spent training.
+    trained_on
+        Number of training examples used.
+    """
+
+    made: SequenceModel | Callable[[], SequenceModel]
+    recipe: Recipe
+    parameters: Arrays
+    initial: Arrays
+    initialisation: str
+    scores: dict[str, float]
+    seconds: float
+    trained_on: int
+    checkpoints: dict[float, Arrays] = field(default_factory=dict)
+
+    @property
+    def model(self) -> SequenceModel:
+        """Body with adapters merged in, and head; :meth:`Encoder.encode` takes its ``body``."""
+        if not isinstance(self.made, SequenceModel):
+            self.made = self.made()
+        return self.made
+
+    @property
+    def adapter(self) -> Arrays:
+        """LoRA factors by layer; empty after any other tuning."""
+        return self.parameters if self.recipe.tuning == "lora" else {}
+
+    def at(self, fraction: float) -> Arrays:
+        """Get the tuned parameters after a fraction of training; 1 for the end.
+
+        Raises
+        ------
+        ModelError
+            If that checkpoint was not kept.
+        """
+        if fraction == 1:
+            return self.parameters
+        if fraction not in self.checkpoints:
+            raise ModelError(
+                f"No parameters were kept after {fraction:g} of training.",
+                f"Kept were {', '.join(map(str, self.checkpoints)) or 'none'}.",
+                "Name it in the recipe's checkpoints.",
+            )
+        return self.checkpoints[fraction]
+
+
+#: Names of adapted linear layers across BERT-like, MPNet and Llama-like models.
+_MODULES = {
+    "all": r".*\.(query|key|value|dense|q|k|v|o|[qkvo]_proj|(gate|up|down)_proj)",
+    "query-value": r".*\.(query|value|q|v|q_proj|v_proj)",
+}
+
+
+def _within_budget(
+    rows: list[dict[str, list[int]]], budget: int, order: NDArray[np.int64], prompt: int = 0
+) -> NDArray[np.int64]:
+    """Take the first entries of ``order`` whose token counts fit the budget (at least one)."""
+    total = np.cumsum([len(rows[i]["input_ids"]) + prompt for i in order])
+    return order[: max(1, int(np.searchsorted(total, budget, side="right")))]
+
+
+def adapted(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
+    """Make a body ready for tuning: what is tuned is put in place, all else is frozen.
+
+    For one encoder and recipe it always begins as the same, whatever the task.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be tuned so.
+    """
+    if recipe.tuning == "full":
+        return body
+    if recipe.tuning in ("prompt", "p-tuning-v2"):
+        return with_prompt(
+            body,
+            encoder,
+            length=recipe.prompt_length,
+            place="prompt" if recipe.tuning == "prompt" else "prefix",
+            seed=recipe.seed,
+        )
+    torch.manual_seed(recipe.seed)
+    if recipe.tuning == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=recipe.rank,
+            lora_alpha=recipe.alpha,
+            lora_dropout=0.0,
+            target_modules=_MODULES[recipe.modules],
+            exclude_modules=r".*pooler.*",
+        )
+        return get_peft_model(body, config)
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(recipe.tuning == "bitfit" and name.endswith("bias"))
+    if recipe.tuning == "bitfit" and not any(p.requires_grad for p in body.parameters()):
+        raise ModelError(
+            f"{encoder.model_id} has no biases.",
+            "BitFit tunes biases and nothing else.",
+            "Use tuning 'lora'.",
+        )
+    return body
+
+
+def tuned_tensors(body: Any, encoder: Encoder, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Find the tuned parameters of an adapted body, by their names in :class:`TunedModel`.
+
+    LoRA factors come as ``peft`` holds them, without the scaling. A pooler that is not read is
+    left out.
+    """
+    if isinstance(body, PromptedBody):
+        return {body.place: body.vectors}
+    if recipe.tuning == "lora":
+        out = {}
+        for name, tensor in body.named_parameters():
+            for factor in ("lora_A", "lora_B"):
+                if f".{factor}.default.weight" in name:
+                    layer = name.removeprefix("base_model.model.").partition(f".{factor}.")[0]
+                    out[f"{layer}.{factor}"] = tensor
+        return out
+    return {
+        name: p
+        for name, p in body.named_parameters()
+        if p.requires_grad and (encoder.pooling == "pooler" or not name.startswith("pooler."))
+    }
+
+
+def _scaling(name: str, recipe: Recipe) -> float:
+    """Say what a tensor is multiplied by to be kept: a LoRA B takes alpha / rank in."""
+    return recipe.alpha / recipe.rank if name.endswith(".lora_B") else 1.0
+
+
+def _arrays(body: Any, encoder: Encoder, recipe: Recipe, *, copy: bool = True) -> Arrays:
+    """Read the tuned parameters of an adapted body as float32 arrays."""
+    out: Arrays = {}
+    for name, tensor in tuned_tensors(body, encoder, recipe).items():
+        array: NDArray[np.float32] = tensor.detach().cpu().float().numpy()
+        out[name] = array * _scaling(name, recipe) if copy else array
+    return out
+
+
+def put_parameters(
+    body: Any, encoder: Encoder, recipe: Recipe, values: Mapping[str, NDArray[Any]]
+) -> None:
+    """Put values (as :class:`TunedModel` keeps them) into an adapted body.
+
+    Raises
+    ------
+    ModelError
+        If names or shapes are not those of the body's tuned parameters.
+    """
+    tensors = tuned_tensors(body, encoder, recipe)
+    wrong = sorted(tensors.keys() ^ values.keys()) or [
+        n for n, t in tensors.items() if tuple(t.shape) != values[n].shape
+    ]
+    if wrong:
+        raise ModelError(
+            f"The values to start from and the parameters of tuning {recipe.tuning!r} differ "
+            f"in {wrong[0]!r}.",
+            "Names and shapes have to be the same to start one tuning where another ended.",
+            "Tune both by the same tuning, rank and prompt length, with the same encoder.",
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            array = np.asarray(values[name], np.float32) / _scaling(name, recipe)
+            tensor.copy_(torch.from_numpy(array))
+
+
+def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Thirty-two hex digits of named arrays."""
+    h = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        h.update(f"{name}:{arrays[name].shape};".encode())
+        h.update(np.ascontiguousarray(arrays[name], np.float32).data)
+    return h.hexdigest()
+
+
+def initial_parameters(encoder: Encoder, recipe: Recipe) -> Arrays:
+    """Make :attr:`TunedModel.initial` without tuning: it is the same for any task."""
+    return _arrays(adapted(encoder.load_model(), encoder, recipe), encoder, recipe)
+
+
+def task_vector(tuned: TunedModel, encoder: Encoder, *, at: float = 1.0) -> Arrays:
+    """Tuned minus initial parameters, by name.
+
+    Raises
+    ------
+    ModelError
+        If the model was fully fine-tuned from something else than the encoder's own weights.
+    """
+    initial = tuned.initial
+    if tuned.recipe.tuning == "full":
+        initial = initial_parameters(encoder, tuned.recipe)
+        if digest(initial) != tuned.initialisation:
+            raise ModelError(
+                "The model was fine-tuned from another model than this encoder's.",
+                "Its task vector is the difference to what it began as.",
+                "Tune from the encoder itself, or take the difference yourself.",
+            )
+    return {name: array - initial[name] for name, array in tuned.at(at).items()}
+
+
+def tune(
+    task: Task,
+    encoder: Encoder,
+    recipe: Recipe,
+    *,
+    body: torch.nn.Module | None = None,
+    start: Mapping[str, NDArray[Any]] | None = None,
+    evaluate: str | None = "test",
+) -> TunedModel:
+    """Tune ``encoder`` on the task's training split.
+
+    Parameters
+    ----------
+    task
+        A classification or regression task.
+    encoder
+        The model to start from, with its pooling.
+    recipe
+        Tuning, size, learning rate, seed.
+    body
+        Start from this body in place of the pre-trained one; it is changed in place.
+    start
+        Start the tuned parameters here in place of the shared initialisation: those of another
+        :class:`TunedModel` of the same recipe, as prompts are transferred.
+    evaluate
+        Split to score on, or None.
+
+    Returns
+    -------
+    TunedModel
+
+    Raises
+    ------
+    DataError
+        If the task has no single label per example.
+    ModelError
+        If the model cannot be tuned so, or the values to start from do not fit.
+    """
+    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    task = task.sample(recipe.examples, seed=recipe.seed)
+    texts, pairs = task.inputs("train")
+    labels = task.labels("train")
+    rows = encoder.tokenize(texts, pairs)
+    set_seed(recipe.seed)
+    shuffled = np.random.default_rng(recipe.seed).permutation(len(rows))
+    prompt = recipe.prompt_length if recipe.tuning == "prompt" else 0
+    chosen = _within_budget(rows, recipe.tokens, shuffled, prompt)
+    data = [{**rows[i], "labels": labels[i].item()} for i in chosen]
+
+    tuned_body = adapted(body if body is not None else encoder.load_model(), encoder, recipe)
+    if start is not None:
+        put_parameters(tuned_body, encoder, recipe, start)
+    initial = _arrays(tuned_body, encoder, recipe, copy=recipe.tuning != "full")
+    initialisation = digest(initial)
+    if recipe.tuning == "full":
+        initial = {}
+    model = sequence_model(task, encoder, tuned_body, seed=recipe.seed)
+
+    def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = encoder.tokenizer.pad(
+            [{k: v for k, v in item.items() if k != "labels"} for item in items],
+            return_tensors="pt",
+            return_attention_mask=True,
+        )
+        return {**batch, "labels": torch.tensor([item["labels"] for item in items])}
+
+    steps_per_epoch = -(-len(data) // recipe.batch_size)
+    epochs = min(20, max(recipe.epochs, -(-recipe.least_steps // steps_per_epoch)))
+    checkpoints: dict[float, Arrays] = {}
+    with tempfile.TemporaryDirectory(prefix="taskscout-") as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate,
+            warmup_steps=0.06,
+            train_sampling_strategy="group_by_length",
+            bf16=encoder.resolved_precision == "bf16",
+            use_cpu=encoder.device.type == "cpu",
+            seed=recipe.seed,
+            data_seed=recipe.seed,
+            save_strategy="no",
+            eval_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_num_workers=0,
+            dataloader_pin_memory=False,
+        )
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=data,
+            data_collator=collate,
+            optimizers=(_optimizer(model, recipe, encoder.device), None),
+        )
+        if recipe.checkpoints:
+            steps = {c: max(1, round(c * steps_per_epoch * epochs)) for c in recipe.checkpoints}
+            trainer.add_callback(
+                _keeper(steps, checkpoints, lambda: _arrays(tuned_body, encoder, recipe))
+            )
+        start_time = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):  # Trainer prints its summary
+            trainer.train()
+        seconds = time.perf_counter() - start_time
+
+    parameters = _arrays(tuned_body, encoder, recipe, copy=recipe.tuning != "full")
+    if recipe.tuning == "lora":
+        model.body = tuned_body.merge_and_unload()
+    model.eval()
+    scores: dict[str, float] = {}
+    if evaluate is not None and evaluate in task.tables:
+        texts, pairs = task.inputs(evaluate)
+        features = encoder.encode(texts, pairs, model=model.body)
+        scores = score_of(task, evaluate, model.predict(features))
+    return TunedModel(
+        model, recipe, parameters, initial, initialisation, scores, seconds, len(chosen),
+        checkpoints,
+    )  # fmt: skip
+
+
+def _optimizer(
+    model: SequenceModel, recipe: Recipe, device: torch.device
+) -> torch.optim.Optimizer | None:
+    """Make AdamW with a rate for the head; None, the Trainer's own, where the rates agree."""
+    if recipe.head_learning_rate == recipe.learning_rate:
+        return None
+    model.to(device)
+    rest = [p for p in model.body.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": list(model.head.parameters()), "lr": recipe.head_learning_rate}
+    ]
+    if rest:
+        groups.append({"params": rest})
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0)
+
+
+def _keeper(
+    steps: Mapping[float, int], kept: dict[float, Arrays], read: Callable[[], Arrays]
+) -> Any:
+    """Make a callback that reads the parameters after given steps."""
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
+            reached = [c for c, step in steps.items() if step == state.global_step]
+            if reached:
+                now = read()
+                kept.update(dict.fromkeys(reached, now))
+
+    return Keeper()
+
+
+def apply_adapter(model: Any, adapter: Mapping[str, NDArray[np.floating[Any]]]) -> Any:
+    """Merge LoRA factors (as :class:`TunedModel` keeps them) into a model, in place.
+
+    Each adapted layer's weight W (out × in) becomes W + B A.
+    """
+    with torch.no_grad():
+        for name in adapter:
+            layer, _, factor = name.rpartition(".")
+            if factor != "lora_A":
+                continue
+            a = torch.from_numpy(np.asarray(adapter[name], np.float32))
+            b = torch.from_numpy(np.asarray(adapter[f"{layer}.lora_B"], np.float32))
+            weight = model.get_submodule(layer).weight
+            weight += (b @ a).to(weight)
+    return model

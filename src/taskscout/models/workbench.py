@@ -1,0 +1,305 @@
+"""The workbench: hands out, once, whatever is costly."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskscout.models.cache import EmbeddingCache, NoCache
+from taskscout.models.encoder import Encoder, Progress
+from taskscout.tasks import Task
+
+if TYPE_CHECKING:
+    from taskscout.models.tuned_store import TunedStore
+    from taskscout.models.tuning import Recipe, TunedModel
+
+#: Bytes of embeddings under sources' models that a workbench holds in memory.
+_SOURCE_BYTES = 256 * 2**20
+
+
+class Workbench:
+    """Embeddings and tuned models of tasks, each made once.
+
+    Base embeddings are kept on disk per text (:class:`EmbeddingCache`), tuned models beside them
+    (:class:`taskscout.models.tuned_store.TunedStore`), all else in memory for the workbench's
+    life. Ten methods that need a target's embeddings cause one forward pass.
+
+    Parameters
+    ----------
+    encoder
+        The pre-trained model everything starts from; None for the embedded default.
+    cache
+        Where embeddings and tuned models are kept; None for the user's cache, ``NoCache()``
+        for memory alone.
+    recipe
+        How tasks are tuned; None for the default recipe.
+    progress
+        Called with (what, done, total) on long work.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        *,
+        cache: EmbeddingCache | NoCache | None = None,
+        recipe: Recipe | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self.encoder = encoder or Encoder()
+        self.cache = cache if cache is not None else EmbeddingCache()
+        self._recipe = recipe
+        self._progress = progress
+        self._kept: dict[tuple[Any, ...], Any] = {}
+        #: Texts embedded by a forward pass, and texts whose embedding was cached.
+        self.embedded, self.recalled = 0, 0
+        #: Models tuned by this workbench, without those found on disk.
+        self.tunings = 0
+        #: Seconds spent on ``loading`` the encoder (imports included) and on ``embedding``.
+        self.seconds: dict[str, float] = {"loading": 0.0, "embedding": 0.0}
+
+    @property
+    def recipe(self) -> Recipe:
+        """How tasks are tuned."""
+        from taskscout.models.tuning import Recipe
+
+        return self._recipe or Recipe()
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def _progress_for(self, what: str) -> Progress | None:
+        report = self._progress
+        return None if report is None else lambda done, total: report(what, done, total)
+
+    def forget(self, task: Task) -> None:
+        """Drop what is kept in memory for a task, its tuned model above all."""
+        for key in [k for k in self._kept if k[0] == task.fingerprint]:
+            del self._kept[key]
+
+    def embeddings(self, task: Task, split: str = "train") -> NDArray[np.float32]:
+        """Get base embeddings of a split, n × d."""
+
+        def make() -> NDArray[np.float32]:
+            return self.embed(*task.inputs(split), what=f"embedding {task.name}")
+
+        out: NDArray[np.float32] = self._once((task.fingerprint, split, "base"), make)
+        return out
+
+    def embed(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, what: str = "embedding"
+    ) -> NDArray[np.float32]:
+        """Embed texts with the base encoder (n × d), from the cache where it has them.
+
+        New embeddings reach the disk in blocks, so a run that is killed loses little.
+        """
+        label = f"{self.encoder.model_id} {self.encoder.pooling}"
+        return self._embed(texts, pairs, self.encoder.space, label, self._base_model, what)
+
+    def _embed(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        space: str,
+        label: str,
+        model: Callable[[], AbstractContextManager[Any]],
+        what: str,
+    ) -> NDArray[np.float32]:
+        """Embed texts with a model that is made ready only if the cache lacks some of them."""
+        if not len(texts):
+            return np.empty((0, self.encoder.dimension), np.float32)
+        keys = [
+            hashlib.blake2b(
+                text.encode("utf-8", "surrogatepass")
+                + (b"" if pairs is None else b"\0" + pairs[i].encode("utf-8", "surrogatepass")),
+                digest_size=16,
+            ).digest()
+            for i, text in enumerate(texts)
+        ]
+        known, found = self.cache.get(space, keys)
+        if known is None:
+            known = np.empty((len(texts), self.encoder.dimension), np.float32)
+        missing = np.flatnonzero(~found)
+        self.recalled += len(texts) - len(missing)
+        self.embedded += len(missing)
+        if not len(missing):
+            return known
+        self.cache.label(space, label)
+        # Longest first over all blocks, so that a block pads little.
+        lengths = np.array(
+            [len(texts[i]) + (len(pairs[i]) if pairs else 0) for i in missing.tolist()]
+        )
+        missing = missing[np.argsort(-lengths, kind="stable")]
+        progress = self._progress_for(what)
+        block = 64 * self.encoder.batch_size
+        begun = time.perf_counter()
+        with model() as ready:
+            loaded = time.perf_counter()
+            self.seconds["loading"] += loaded - begun
+            for start in range(0, len(missing), block):
+                rows = missing[start : start + block]
+
+                def report(done: int, _: int, start: int = start) -> None:
+                    if progress is not None:
+                        progress(start + done, len(missing))
+
+                known[rows] = self.encoder.encode(
+                    [texts[i] for i in rows.tolist()],
+                    None if pairs is None else [pairs[i] for i in rows.tolist()],
+                    model=ready,
+                    progress=report,
+                )
+                self.cache.put(space, [keys[i] for i in rows.tolist()], known[rows])
+        self.seconds["embedding"] += time.perf_counter() - loaded
+        return known
+
+    @contextmanager
+    def _base_model(self) -> Iterator[None]:
+        """Load the encoder's own model; None is what :meth:`Encoder.encode` knows it by."""
+        self.encoder.warm_up()
+        yield None
+
+    def source_embeddings(
+        self,
+        task: Task,
+        adapter: Mapping[str, NDArray[Any]],
+        split: str = "train",
+        *,
+        source: str = "a source",
+    ) -> NDArray[np.float32]:
+        """Embed a split with the encoder as a source's adapter changes it, n × d.
+
+        They are kept on disk under a key of their own, made of the encoder's and the adapter's
+        content, so a second run makes no forward pass; and in memory as far as a fixed budget
+        goes.
+
+        Parameters
+        ----------
+        task
+            The target.
+        adapter
+            LoRA factors as :class:`taskscout.models.tuning.TunedModel` keeps them; arrays of
+            other names, such as a head's, are passed over. Without any, the base embeddings.
+        split
+            Of the target.
+        source
+            Its name, for progress.
+        """
+        adapter = {k: a for k, a in adapter.items() if k.endswith((".lora_A", ".lora_B"))}
+        if not adapter:
+            return self.embeddings(task, split)
+        digest = hashlib.blake2b(digest_size=16)
+        for name in sorted(adapter):
+            array = np.ascontiguousarray(adapter[name])
+            digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+            digest.update(array.tobytes())
+        texts, pairs = task.inputs(split)
+        # A fingerprint does not tell the order of the rows.
+        order = hash((tuple(texts), None if pairs is None else tuple(pairs)))
+        key = (task.fingerprint, split, "source", digest.hexdigest(), order)
+        if key in self._kept:
+            known: NDArray[np.float32] = self._kept[key]
+            return known
+        out = self._embed(
+            texts,
+            pairs,
+            f"{self.encoder.space}+{digest.hexdigest()}",
+            f"{self.encoder.model_id} {self.encoder.pooling}, tuned on {source}",
+            lambda: self._adapted_model(adapter),
+            f"embedding {task.name} as {source} does",
+        )
+        held = sum(a.nbytes for k, a in self._kept.items() if k[2:3] == ("source",))
+        if held + out.nbytes <= _SOURCE_BYTES:
+            self._kept[key] = out
+        return out
+
+    @cached_property
+    def _carrier(self) -> Any:
+        """Keep one copy of the base model to put adapters into, one at a time."""
+        return self.encoder.load_model().to(self.encoder.device)
+
+    @contextmanager
+    def _adapted_model(self, adapter: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
+        """Lend the base model with an adapter merged in; its own weights come back untouched."""
+        from taskscout.models.tuning import apply_adapter
+
+        layers = sorted({name.rpartition(".")[0] for name in adapter})
+        parameters = [self._carrier.get_submodule(layer).weight for layer in layers]
+        own = [p.data for p in parameters]
+        try:
+            for parameter in parameters:
+                parameter.data = parameter.data.clone()
+            yield apply_adapter(self._carrier, adapter)
+        finally:
+            for parameter, data in zip(parameters, own, strict=True):
+                parameter.data = data
+
+    def tuned(self, task: Task, recipe: Recipe | None = None) -> TunedModel:
+        """Tune the encoder on a task: once per task, tuning and seed.
+
+        It is kept in memory, and on disk beside the embeddings where there is a cache.
+        Checkpoints make no new run: a run that kept too few of them is made again, with those
+        it had and those now asked for, and ends with the same parameters.
+
+        Parameters
+        ----------
+        task
+            A classification or regression task.
+        recipe
+            None for the workbench's own.
+        """
+        from taskscout.models.tuning import tune
+
+        recipe = recipe or self.recipe
+        key = (task.fingerprint, "tuned", replace(recipe, checkpoints=()))
+        kept: TunedModel | None = self._kept.get(key)
+        store = self._store
+        if kept is None and store is not None:
+            kept = store.get(task, self.encoder, recipe)
+        known = () if kept is None else tuple(kept.checkpoints)
+        if kept is None or not set(recipe.checkpoints) <= set(known):
+            recipe = replace(recipe, checkpoints=(*known, *recipe.checkpoints))
+            kept = tune(task, self.encoder, recipe)
+            self.tunings += 1
+            if store is not None:
+                store.put(task, self.encoder, kept)
+        self._kept[key] = kept
+        return kept
+
+    @cached_property
+    def _store(self) -> TunedStore | None:
+        folder = getattr(self.cache, "folder", None)
+        if folder is None:
+            return None
+        from taskscout.models.tuned_store import TunedStore
+
+        return TunedStore(Path(folder) / "tuned")
+
+    def tuned_embeddings(
+        self, task: Task, split: str = "train", *, recipe: Recipe | None = None
+    ) -> NDArray[np.float32]:
+        """Get embeddings of a split under the model tuned on the same task, n × d."""
+        recipe = recipe or self.recipe
+
+        def make() -> NDArray[np.float32]:
+            texts, pairs = task.inputs(split)
+            return self.encoder.encode(
+                texts,
+                pairs,
+                model=self.tuned(task, recipe).model.body,
+                progress=self._progress_for(f"embedding {task.name}, tuned"),
+            )
+
+        key = (task.fingerprint, split, "tuned", replace(recipe, checkpoints=()))
+        out: NDArray[np.float32] = self._once(key, make)
+        return out
