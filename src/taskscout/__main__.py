@@ -1,0 +1,5 @@
+"""``python -m taskscout``."""
+
+from taskscout.cli import main
+
+main()

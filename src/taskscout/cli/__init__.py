@@ -1,0 +1,58 @@
+"""The command line: one file per verb. Heavy modules are imported inside the verbs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from taskscout.cli.cache import cache
+from taskscout.cli.example import example
+from taskscout.cli.methods import methods
+from taskscout.cli.pool import pool
+from taskscout.cli.rank import rank
+
+app = typer.Typer(
+    name="taskscout",
+    help="Which dataset to fine-tune on first: ranks real source datasets for your own, "
+    "offline, in seconds.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(rank)
+app.add_typer(pool, name="pool")
+app.command()(methods)
+app.add_typer(cache, name="cache")
+app.command()(example)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        from taskscout import __version__
+
+        typer.echo(f"taskscout {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: 0 when all went well, 2 for the user's mistake, 1 for ours."""
+    from taskscout.errors import TaskscoutError
+
+    try:
+        app()
+    except TaskscoutError as error:
+        from taskscout.cli.console import show_error
+
+        show_error(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone (``| head``): nothing is wrong on our side.
+        sys.stderr.close()
+        sys.exit(0)

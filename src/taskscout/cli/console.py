@@ -1,0 +1,120 @@
+"""Where the command line writes: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskscout.errors import TaskscoutError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from taskscout.models.workbench import Workbench
+    from taskscout.pools import Pool
+
+
+def stdout() -> Console:
+    """For results. Wide when piped, so that tables are not cut."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def stderr() -> Console:
+    """For progress and errors."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def show_error(error: TaskscoutError) -> None:
+    """What was found, why it cannot work, what to do: a line each."""
+    from rich.text import Text
+
+    console = stderr()
+    console.print(Text.assemble(("error: ", "bold red"), error.found), soft_wrap=True)
+    console.print(Text(f"  why: {error.why}"), soft_wrap=True)
+    console.print(Text(f"  do:  {error.remedy}"), soft_wrap=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A progress bar on stderr that appears with the first report; None where not a terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        tasks = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def open_pool(folder: str) -> Pool:
+    """The pool of an option ``--pool``: ``builtin`` or a folder."""
+    from taskscout.pools import Pool
+
+    return Pool.builtin() if folder == "builtin" else Pool.open(folder)
+
+
+def make_workbench(
+    encoder: str | None,
+    pooling: str,
+    *,
+    layers: str = "last",
+    max_length: int = 128,
+    precision: str = "auto",
+    no_cache: bool = False,
+    report: Callable[[str, int, int], None] | None = None,
+) -> Workbench:
+    """A workbench from the options that every verb with an encoder has."""
+    from taskscout.models.cache import EmbeddingCache, NoCache
+    from taskscout.models.encoder import Encoder
+    from taskscout.models.workbench import Workbench
+
+    made = Encoder(
+        encoder,
+        pooling=pooling,  # type: ignore[arg-type]  # checked by Encoder
+        layers=layers,  # type: ignore[arg-type]
+        max_length=max_length,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    return Workbench(made, cache=NoCache() if no_cache else EmbeddingCache(), progress=report)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a result file beside and rename.
+
+    Raises
+    ------
+    TaskscoutError
+        If it cannot be written.
+    """
+    from taskscout.pools.pool import write_atomically
+
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise TaskscoutError(
+            f"{path} cannot be written ({error.strerror}).",
+            "The result has no place to go.",
+            "Give a file in a folder that exists and may be written.",
+        ) from error

@@ -1,0 +1,202 @@
+"""``taskscout pool``: look at pools, and make one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskscout.cli.console import make_workbench, open_pool, progress, stderr, stdout
+
+pool = typer.Typer(
+    help="Look at the sources of a pool, and make your own pool.", no_args_is_help=True
+)
+
+_PoolOption = Annotated[str, typer.Option("--pool", help="A pool folder.")]
+_OwnPool = Annotated[Path, typer.Option("--pool", help="Folder of your pool.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+
+
+@pool.command("list")
+def list_sources(folder: _PoolOption = "builtin", as_json: _Json = False) -> None:
+    """List the sources of a pool."""
+    import json
+
+    opened = open_pool(folder)
+    if as_json:
+        data = {"sources": [s.to_dict()["card"] for s in opened], "left_out": dict(opened.left_out)}
+        typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+        return
+    from taskscout.reports.terminal import LICENCE_LEGEND, pool_table
+
+    console = stdout()
+    console.print(pool_table(opened))
+    console.print(f"\n{len(opened)} sources, tuned on {opened.encoder['model']}, "
+                  f"pooling {opened.encoder['pooling']}")  # fmt: skip
+    console.print(LICENCE_LEGEND, style="dim", markup=False)
+    for name, reason in opened.left_out.items():
+        console.print(f"not in the pool: {name}: {reason}", style="dim", markup=False)
+
+
+@pool.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A source.")],
+    folder: _PoolOption = "builtin",
+    as_json: _Json = False,
+) -> None:
+    """Show the card of one source: licence, home page, recipe, scores."""
+    import json
+
+    source = open_pool(folder).source(name)
+    if as_json:
+        typer.echo(json.dumps(source.to_dict(), indent=1, ensure_ascii=False))
+        return
+    from taskscout.reports.terminal import source_table
+
+    stdout().print(source_table(source))
+
+
+@pool.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="A labelled dataset.")],
+    folder: _OwnPool,
+    name: Annotated[str | None, typer.Option(help="Of the source; the file's by default.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
+    pair: Annotated[str | None, typer.Option(help="Column of the second text.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    task_kind: Annotated[
+        str | None, typer.Option(help="classification or regression.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the data.")] = "",
+    domain: Annotated[str, typer.Option(help="What the texts are.")] = "",
+    encoder: Annotated[
+        str | None, typer.Option(help="Folder or hub id; the pool's by default.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="The pool's by default.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=10, help="Training examples; the recipe's by default.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite a source of that name.")
+    ] = False,
+) -> None:
+    """Tune the encoder on a dataset of yours and add it to a pool as a source."""
+    from dataclasses import replace as changed
+
+    from taskscout.models.tuning import Recipe
+    from taskscout.models.workbench import Workbench
+    from taskscout.pools.build import add_source, encoder_header
+    from taskscout.pools.pool import Pool
+    from taskscout.tasks import Task
+
+    exists = (folder / "pool.json").exists()
+    settings = Pool.open(folder).encoder if exists else {}
+    if encoder is None and settings:
+        from taskscout.models.encoder import DEFAULT_HUB_ID
+
+        encoder = None if settings["model"] == DEFAULT_HUB_ID else settings["model"]
+    task = Task.from_file(file, text=text, pair=pair, label=label, kind=task_kind, name=name)
+    card = changed(task.card, licence=licence, domain=domain, load=str(file.resolve()))
+    task = changed(task, card=card)
+    console = stderr()
+    for note in task.notes:
+        console.print(note, style="dim", markup=False)
+    recipe = Recipe() if examples is None else Recipe(examples=examples)
+    with progress() as report:
+        made = make_workbench(
+            encoder,
+            pooling or settings.get("pooling", "mean"),
+            layers=settings.get("layers", "last"),
+            max_length=settings.get("max_length", 128),
+            report=report,
+        )
+        bench = Workbench(made.encoder, cache=made.cache, recipe=recipe, progress=report)
+        opened = Pool.create(folder, encoder=encoder_header(bench.encoder))
+        add_source(opened, task, bench, replace=replace)
+    source = opened.source(task.name)
+    scores = source.tuning["scores"]
+    text_ = "no test split, so no score" if not scores else (
+        f"test score {scores['score']:.3f}, trivial baseline {scores['baseline']:.3f}")  # fmt: skip
+    console.print(f"added {task.name} to {folder}: {text_}", markup=False, soft_wrap=True)
+
+
+@pool.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="A source.")],
+    folder: _OwnPool,
+) -> None:
+    """Remove a source from a pool of yours."""
+    open_pool(str(folder)).remove(name)
+    stderr().print(f"removed {name} from {folder}", markup=False, soft_wrap=True)
+
+
+@pool.command()
+def verify(folder: _PoolOption = "builtin", as_json: _Json = False) -> None:
+    """Check every array, header and card of a pool against its checksum."""
+    import json
+
+    opened = open_pool(folder)
+    problems = opened.verify()
+    if as_json:
+        typer.echo(json.dumps({"sources": len(opened), "problems": problems}, indent=1))
+    elif problems:
+        for problem in problems:
+            stderr().print(problem, style="red", markup=False, soft_wrap=True)
+    else:
+        stdout().print(f"{len(opened)} sources, every checksum matches")
+    if problems:
+        raise typer.Exit(2)
+
+
+@pool.command()
+def build(
+    out: Annotated[Path, typer.Option(help="Folder of the pool; resumed if it is there.")],
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(help="Folder of tasks.json; TASKSCOUT_DATA by default."),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Build only these tasks.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Sources tuned at a time.")] = 1,
+    encoder: Annotated[str | None, typer.Option(help="Folder or hub id.")] = None,
+    pooling: Annotated[str, typer.Option(help="mean, cls, pooler or last_token.")] = "mean",
+    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.")] = None,
+    examples: Annotated[int | None, typer.Option(min=10, help="Per source.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=100, help="Per source and epoch.")] = None,
+) -> None:
+    """Build a pool from a catalogue of labelled datasets, source by source.
+
+    A source that is there already is not built again, so a build that was stopped goes on.
+    """
+    from taskscout.pools.build import build_pool
+    from taskscout.tasks.catalogue import Catalogue
+
+    folder = Catalogue.open(catalogue).folder if catalogue else Catalogue.find().folder
+    bench = make_workbench(encoder, pooling)
+    changes = {"examples": examples, "tokens": tokens, "rank": rank}
+    recipe = {k: v for k, v in changes.items() if v is not None}
+    if rank is not None:
+        recipe["alpha"] = 2 * rank
+    console = stderr()
+    build_pool(
+        folder,
+        out,
+        encoder=bench.encoder,
+        recipe=recipe,
+        names=only,
+        processes=processes,
+        report=lambda line: console.print(line, markup=False, soft_wrap=True),
+    )
+
+
+@pool.command()
+def pack(
+    folder: _OwnPool,
+    out: Annotated[Path, typer.Option(help="Folder of the packed pool.")],
+) -> None:
+    """Pack the sources of a pool into one memory-mapped file per description."""
+    from taskscout.reports.terminal import size
+
+    packed = open_pool(str(folder)).pack(out)
+    total = sum(p.stat().st_size for p in out.iterdir() if p.is_file())
+    stderr().print(f"{out}: {len(packed)} sources, {size(total)}", soft_wrap=True)

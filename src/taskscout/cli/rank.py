@@ -1,0 +1,192 @@
+"""``taskscout rank``: which sources would help a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskscout.cli.console import make_workbench, open_pool, progress, stdout, write_text
+
+_READ = "Reading"
+_CHOICE = "Choosing sources"
+_MODEL = "Encoder"
+
+
+def rank(
+    file: Annotated[Path, typer.Argument(help="Your dataset: CSV, TSV, JSONL, Parquet or Arrow.")],
+    text: Annotated[
+        str | None, typer.Option(help="Column of the text.", rich_help_panel=_READ)
+    ] = None,
+    pair: Annotated[
+        str | None, typer.Option(help="Column of the second text.", rich_help_panel=_READ)
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the label.", rich_help_panel=_READ)
+    ] = None,
+    task_kind: Annotated[
+        str | None,
+        typer.Option(
+            help="classification or regression, where your labels leave it open.",
+            rich_help_panel=_READ,
+        ),
+    ] = None,
+    split_column: Annotated[
+        str | None,
+        typer.Option(help="Column that assigns rows to splits.", rich_help_panel=_READ),
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Of a text file.", rich_help_panel=_READ)] = "utf-8",
+    max_characters: Annotated[
+        int, typer.Option(help="Longer texts are cut.", rich_help_panel=_READ)
+    ] = 100_000,
+    drop_unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--drop-unlabelled", help="Leave out rows without a label.", rich_help_panel=_READ
+        ),
+    ] = False,
+    drop_empty: Annotated[
+        bool,
+        typer.Option(
+            "--drop-empty", help="Leave out rows with an empty text.", rich_help_panel=_READ
+        ),
+    ] = False,
+    drop_rare: Annotated[
+        bool,
+        typer.Option(
+            "--drop-rare",
+            help="Leave out classes with fewer than two examples.",
+            rich_help_panel=_READ,
+        ),
+    ] = False,
+    examples: Annotated[
+        int, typer.Option(min=2, help="Use at most this many rows.", rich_help_panel=_READ)
+    ] = 1000,
+    pool: Annotated[str, typer.Option(help="A pool folder.", rich_help_panel=_CHOICE)] = "builtin",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="One or several, separated by commas; the first one orders. "
+            "See: taskscout methods",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = "esm-logme",
+    licence: Annotated[
+        str,
+        typer.Option(
+            help="'commercial': only sources that plainly allow commercial use.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = "any",
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Only sources of this kind.", rich_help_panel=_CHOICE),
+    ] = None,
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only sources whose domain or category contains this.", rich_help_panel=_CHOICE
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out these sources.", rich_help_panel=_CHOICE),
+    ] = None,
+    exclude_overlap: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Leave out sources that contain more than this share of your texts.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub id; the embedded MiniLM-L6 by default.", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    pooling: Annotated[
+        str, typer.Option(help="mean, cls, pooler or last_token.", rich_help_panel=_MODEL)
+    ] = "mean",
+    layers: Annotated[str, typer.Option(help="last or mean.", rich_help_panel=_MODEL)] = "last",
+    max_length: Annotated[
+        int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=_MODEL)
+    ] = 128,
+    precision: Annotated[
+        str, typer.Option(help="auto, bf16 or fp32.", rich_help_panel=_MODEL)
+    ] = "auto",
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache", help="Neither read nor keep embeddings.", rich_help_panel=_MODEL
+        ),
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="Sources shown.")] = 10,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(help="Also write all rows to this file.")] = None,
+) -> None:
+    """Rank real source datasets for your dataset: which one to fine-tune on first."""
+    from taskscout.errors import TaskscoutError
+    from taskscout.ranking import rank as rank_sources
+    from taskscout.tasks import Task
+
+    if licence not in ("any", "commercial"):
+        raise TaskscoutError(
+            f"--licence is {licence!r}.",
+            "It is 'any' or 'commercial'.",
+            "Choose one of these.",
+        )
+    opened = open_pool(pool)
+    task = Task.from_file(
+        file,
+        text=text,
+        pair=pair,
+        label=label,
+        kind=task_kind,
+        split_column=split_column,
+        encoding=encoding,
+        max_characters=max_characters,
+        drop_unlabelled=drop_unlabelled,
+        drop_empty=drop_empty,
+        drop_rare=drop_rare,
+    )
+    with progress() as report:
+        bench = make_workbench(
+            encoder,
+            pooling,
+            layers=layers,
+            max_length=max_length,
+            precision=precision,
+            no_cache=no_cache,
+            report=report,
+        )
+        ranking = rank_sources(
+            task,
+            opened,
+            [m.strip() for m in method.split(",") if m.strip()],
+            bench=bench,
+            examples=examples,
+            commercial=licence == "commercial",
+            kinds=_words(kind),
+            domains=_words(domain),
+            exclude=_words(exclude),
+            exclude_overlap=exclude_overlap,
+        )
+    if csv is not None:
+        write_text(csv, ranking.to_csv())
+    if as_json:
+        typer.echo(ranking.to_json())
+        return
+    from taskscout.reports.terminal import show_ranking
+
+    show_ranking(ranking, stdout(), top=top)
+
+
+def _words(values: list[str] | None) -> list[str]:
+    """Values of an option that may be repeated or hold several, separated by commas."""
+    return [w.strip() for v in values or () for w in v.split(",") if w.strip()]

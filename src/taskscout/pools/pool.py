@@ -1,0 +1,480 @@
+"""A pool: sources' cards and descriptions in a folder.
+
+A pool is a folder that holds
+
+``pool.json``
+    what was described with which encoder and recipe; in a packed pool the cards too;
+``sources/NAME.safetensors``
+    one loose source: its arrays by ``<key>/<array>``, its card and headers in the file's
+    metadata. Written beside and renamed, so a source is there whole or not at all;
+``packed-KEY.safetensors``
+    all packed sources' arrays of one description key, one after another, so that a ranking maps
+    into memory the columns it reads and no others.
+
+Loose and packed sources live side by side; a loose one of the same name wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_bytes
+
+from taskscout.errors import PoolError
+from taskscout.methods.method import Description
+from taskscout.tasks import TaskCard
+
+FORMAT = 1
+_META = "taskscout"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def _checksum(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
+    """Hex SHA-256 of arrays (by name, with type and shape) and a text."""
+    h = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        h.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        h.update(array.tobytes())
+    return h.hexdigest()
+
+
+def _canonical(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, ensure_ascii=False)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside and rename: the file holds the old bytes or the new, whenever killed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a pool.
+
+    Attributes
+    ----------
+    card
+        What it is, its licence, where to get it.
+    tuning
+        Recipe, test scores, examples and seconds of its tuned model.
+    headers
+        Headers of its descriptions, by key.
+    """
+
+    card: TaskCard
+    tuning: Mapping[str, Any]
+    headers: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The card's name."""
+        return self.card.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "card": self.card.to_dict(),
+            "tuning": dict(self.tuning),
+            "headers": {k: dict(v) for k, v in self.headers.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Source:
+        """The inverse of :meth:`to_dict`."""
+        return cls(TaskCard.from_dict(data["card"]), data["tuning"], data["headers"])
+
+
+class _Packed:
+    """The packed arrays of one key: flat, one source after another."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(path, framework="numpy")
+            meta = json.loads(self._file.metadata()[_META])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise PoolError(
+                f"{path} cannot be read ({type(error).__name__}).",
+                "It is missing, cut short or not a taskscout pool file.",
+                "Install or copy the pool again.",
+            ) from error
+        self.names: list[str] = meta["sources"]
+        self.shapes: dict[str, list[list[int] | None]] = meta["shapes"]
+        self.checksum: str = meta["checksum"]
+        self._at = {name: i for i, name in enumerate(self.names)}
+        self._offsets = {
+            array: np.concatenate(
+                [[0], np.cumsum([0 if s is None else int(np.prod(s)) for s in shapes])]
+            )
+            for array, shapes in self.shapes.items()
+        }
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._at
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """Arrays of one source, read from the map."""
+        i = self._at[name]
+        out = {}
+        for array, shapes in self.shapes.items():
+            shape = shapes[i]
+            if shape is not None:
+                start, stop = self._offsets[array][i : i + 2]
+                flat = self._file.get_slice(array)[int(start) : int(stop)]
+                out[array] = flat.reshape(shape)
+        return out
+
+    def verify(self) -> bool:
+        """Whether the bytes still have the checksum they were written with."""
+        try:
+            flat = {name: self._file.get_tensor(name) for name in self.shapes}
+        except SafetensorError:
+            return False
+        text = _canonical([self.names, self.shapes])
+        return _checksum(flat, text) == self.checksum
+
+    @staticmethod
+    def write(path: Path, described: Sequence[tuple[str, Mapping[str, NDArray[Any]]]]) -> None:
+        """Pack (name, arrays) of sources into one file."""
+        names = [name for name, _ in described]
+        columns = sorted({a for _, arrays in described for a in arrays})
+        shapes: dict[str, list[list[int] | None]] = {}
+        flat: dict[str, NDArray[Any]] = {}
+        for column in columns:
+            found = [arrays.get(column) for _, arrays in described]
+            shapes[column] = [None if a is None else list(a.shape) for a in found]
+            flat[column] = np.concatenate([a.ravel() for a in found if a is not None])
+        text = _canonical([names, shapes])
+        meta = {"sources": names, "shapes": shapes, "checksum": _checksum(flat, text)}
+        write_atomically(path, save_bytes(flat, {_META: _canonical(meta)}))
+
+
+class Descriptions(Sequence[Description]):
+    """Descriptions of one key for some sources, read when asked for."""
+
+    def __init__(self, pool: Pool, key: str, names: Sequence[str]) -> None:
+        self._pool, self._key, self._names = pool, key, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> Description: ...
+    @overload
+    def __getitem__(self, index: slice) -> Descriptions: ...
+    def __getitem__(self, index: int | slice) -> Description | Descriptions:
+        if isinstance(index, slice):
+            return Descriptions(self._pool, self._key, self._names[index])
+        return self._pool.description(self._names[index], self._key)
+
+
+class Pool:
+    """Sources' cards and descriptions in a folder.
+
+    Open one with :meth:`Pool.builtin` or :meth:`Pool.open`, begin one with :meth:`Pool.create`.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._header = dict(header)
+        self._packed: dict[str, _Packed] = {}
+        self._sources: dict[str, Source] = {
+            s["card"]["name"]: Source.from_dict(s) for s in header.get("sources", ())
+        }
+        self._loose: dict[str, Path] = {}
+        for path in sorted((folder / "sources").glob("[!.]*.safetensors")):
+            self._loose[path.stem] = path
+            self._sources[path.stem] = self._read_loose(path)
+
+    # -- opening --------------------------------------------------------------------
+
+    @classmethod
+    def builtin(cls) -> Pool:
+        """The pool that comes with taskscout."""
+        from taskscout.pools.builtin import builtin_folder
+
+        return cls.open(builtin_folder())
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Pool:
+        """Open a pool folder.
+
+        Raises
+        ------
+        PoolError
+            If the folder is no pool, or one of a later version of taskscout.
+        """
+        folder = Path(folder).expanduser()
+        path = folder / "pool.json"
+        if not path.is_file():
+            raise PoolError(
+                f"{folder} holds no pool.json.",
+                "A pool is a folder that taskscout wrote.",
+                f"Begin one: taskscout pool add FILE --pool {folder}",
+            )
+        try:
+            header = json.loads(path.read_text(encoding="utf-8"))
+            version = header["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PoolError(
+                f"{path} is not a pool's header ({error}).",
+                "It was cut short or changed by hand.",
+                "Restore it from a copy, or build the pool again.",
+            ) from error
+        if version > FORMAT:
+            raise PoolError(
+                f"{path} has format {version}.",
+                f"This taskscout reads formats up to {FORMAT}.",
+                "Upgrade it: pip install --upgrade taskscout",
+            )
+        return cls(folder, header)
+
+    @classmethod
+    def create(cls, folder: str | Path, *, encoder: Mapping[str, Any]) -> Pool:
+        """Begin an empty pool, or open the one that is there."""
+        folder = Path(folder).expanduser()
+        if not (folder / "pool.json").exists():
+            (folder / "sources").mkdir(parents=True, exist_ok=True)
+            header = {"format": FORMAT, "encoder": dict(encoder), "sources": []}
+            cls._write_header(folder, header)
+        return cls.open(folder)
+
+    @staticmethod
+    def _write_header(folder: Path, header: Mapping[str, Any]) -> None:
+        body = {k: v for k, v in header.items() if k != "checksum"}
+        body["checksum"] = _checksum({}, _canonical(body))
+        text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(folder / "pool.json", text.encode())
+
+    # -- reading --------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> Mapping[str, Any]:
+        """Model id, fingerprint and pooling of the encoder its sources were tuned on."""
+        encoder: Mapping[str, Any] = self._header["encoder"]
+        return encoder
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Tasks that were considered and are not in the pool, with the reason."""
+        out: Mapping[str, str] = self._header.get("left_out", {})
+        return out
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the sources, in order."""
+        return tuple(sorted(self._sources))
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sources
+
+    def __iter__(self) -> Iterator[Source]:
+        return (self._sources[n] for n in self.names)
+
+    def __repr__(self) -> str:
+        return f"Pool({str(self.folder)!r}, {len(self)} sources)"
+
+    def source(self, name: str) -> Source:
+        """Card, tuning and headers of one source.
+
+        Raises
+        ------
+        PoolError
+            If there is no such source; names the closest.
+        """
+        if name not in self._sources:
+            import difflib
+
+            close = difflib.get_close_matches(name, self.names, 3)
+            raise PoolError(
+                f"The pool {self.folder} has no source {name!r}.",
+                f"Close names: {', '.join(close)}." if close else "No name is close to it.",
+                "See them all: taskscout pool list",
+            )
+        return self._sources[name]
+
+    def described(self, key: str) -> tuple[str, ...]:
+        """Names of the sources that have a description of that key."""
+        return tuple(n for n in self.names if key in self._sources[n].headers)
+
+    def description(self, name: str, key: str) -> Description:
+        """One description; arrays are read now."""
+        source = self.source(name)
+        if key not in source.headers:
+            raise PoolError(
+                f"Source {name!r} has no description {key!r}.",
+                f"It has {', '.join(sorted(source.headers))}.",
+                "Choose a method that reads one of these, or describe the source again.",
+            )
+        if name in self._loose:
+            arrays = self._read_arrays(self._loose[name], key)
+        else:
+            arrays = self._packed_file(key).arrays(name)
+        return Description(key, name, source.headers[key], arrays)
+
+    def descriptions(self, key: str, names: Sequence[str] | None = None) -> Descriptions:
+        """Descriptions of one key, read one by one as a method walks over them."""
+        return Descriptions(self, key, self.described(key) if names is None else names)
+
+    def _packed_file(self, key: str) -> _Packed:
+        if key not in self._packed:
+            self._packed[key] = _Packed(self.folder / f"packed-{key}.safetensors")
+        return self._packed[key]
+
+    @staticmethod
+    def _read_loose(path: Path) -> Source:
+        try:
+            with safe_open(path, framework="numpy") as f:
+                return Source.from_dict(json.loads(f.metadata()[_META])["source"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise PoolError(
+                f"{path} cannot be read ({type(error).__name__}).",
+                "It was cut short or changed.",
+                "Remove the file and add the source again.",
+            ) from error
+
+    @staticmethod
+    def _read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]]:
+        with safe_open(path, framework="numpy") as f:
+            prefix = f"{key}/"
+            return {
+                n.removeprefix(prefix): f.get_tensor(n) for n in f.keys() if n.startswith(prefix)  # noqa: SIM118  # not a dict
+            }
+
+    # -- changing ---------------------------------------------------------------------
+
+    def add(
+        self,
+        card: TaskCard,
+        tuning: Mapping[str, Any],
+        descriptions: Iterable[Description],
+        *,
+        replace: bool = False,
+    ) -> None:
+        """Add a source, whole or not at all.
+
+        Raises
+        ------
+        PoolError
+            If the name is taken (and not ``replace``) or cannot be a file name.
+        """
+        name = card.name
+        if not _NAME.fullmatch(name) or name == "none":
+            raise PoolError(
+                f"{name!r} cannot name a source.",
+                "A name has letters, digits, '.', '_' and '-', and is not 'none'.",
+                "Give another with --name.",
+            )
+        if name in self._sources and not replace:
+            raise PoolError(
+                f"The pool {self.folder} has a source {name!r} already.",
+                "Two sources of one name could not be told apart.",
+                "Give another name with --name, or replace it with --replace.",
+            )
+        descriptions = list(descriptions)
+        source = Source(card, tuning, {d.key: d.header for d in descriptions})
+        arrays = {f"{d.key}/{a}": v for d in descriptions for a, v in d.arrays.items()}
+        arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        meta: dict[str, Any] = {"source": source.to_dict()}
+        meta["checksum"] = _checksum(arrays, _canonical(source.to_dict()))
+        path = self.folder / "sources" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save_bytes(arrays, {_META: _canonical(meta)}))
+        self._sources[name] = source
+        self._loose[name] = path
+
+    def remove(self, name: str) -> None:
+        """Remove a loose source.
+
+        Raises
+        ------
+        PoolError
+            If there is no such source, or it is packed.
+        """
+        self.source(name)
+        if name not in self._loose:
+            raise PoolError(
+                f"Source {name!r} is packed in {self.folder}.",
+                "Packed files are not changed in place.",
+                f"Leave it out of a ranking instead: taskscout rank FILE --exclude {name}",
+            )
+        self._loose.pop(name).unlink()
+        packed = {s["card"]["name"]: s for s in self._header.get("sources", ())}
+        if name in packed:
+            self._sources[name] = Source.from_dict(packed[name])
+        else:
+            del self._sources[name]
+
+    def set_left_out(self, reasons: Mapping[str, str]) -> None:
+        """Record why tasks are not in the pool."""
+        self._header["left_out"] = dict(sorted(reasons.items()))
+        self._write_header(self.folder, self._header)
+
+    def pack(self, folder: str | Path, *, keys: Sequence[str] | None = None) -> Pool:
+        """Write all sources to another folder as one file per description key."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        every = sorted({k for s in self for k in s.headers})
+        keys = every if keys is None else list(keys)
+        for key in keys:
+            described = [(n, self.description(n, key).arrays) for n in self.described(key)]
+            _Packed.write(folder / f"packed-{key}.safetensors", described)
+        sources = []
+        for source in self:
+            data = source.to_dict()
+            data["headers"] = {k: v for k, v in data["headers"].items() if k in keys}
+            sources.append(data)
+        self._write_header(folder, {**self._header, "sources": sources})
+        return Pool.open(folder)
+
+    def verify(self) -> list[str]:
+        """What is wrong with the files, one sentence each; an empty list when all is well.
+
+        Every array, header and card is compared with the checksum it was written with.
+        """
+        problems = []
+        body = {k: v for k, v in self._header.items() if k != "checksum"}
+        if self._header.get("checksum") != _checksum({}, _canonical(body)):
+            problems.append(f"{self.folder / 'pool.json'}: the checksum does not match.")
+        for path in self._loose.values():
+            try:
+                with safe_open(path, framework="numpy") as f:
+                    meta = json.loads(f.metadata()[_META])
+                    arrays = {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118  # not a dict
+                good = meta["checksum"] == _checksum(arrays, _canonical(meta["source"]))
+            except (OSError, SafetensorError, KeyError, ValueError):
+                good = False
+            if not good:
+                problems.append(f"{path}: the checksum does not match.")
+        keys = {k for s in self._header.get("sources", ()) for k in s["headers"]}
+        for key in sorted(keys):
+            try:
+                good = self._packed_file(key).verify()
+            except PoolError as error:
+                problems.append(error.found)
+                continue
+            if not good:
+                problems.append(f"{self._packed_file(key).path}: the checksum does not match.")
+        return problems

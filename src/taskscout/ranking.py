@@ -1,0 +1,515 @@
+"""The main job: rank the sources of a pool for a target."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+from taskscout.errors import MethodError, PoolError
+from taskscout.methods.joint import join, reads
+from taskscout.methods.method import Description, Method, get_method, method_names
+from taskscout.models.workbench import Workbench
+from taskscout.pools.build import OVERLAP
+from taskscout.pools.pool import Pool
+from taskscout.tasks import Task, TaskCard
+from taskscout.tasks.overlap import share_contained, text_hashes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Name of the candidate that stands for direct fine-tuning.
+NONE = "none"
+#: The default method, and what asks for all of them.
+DEFAULT, ALL = "esm-logme", "all"
+#: A source that holds more than this share of the target's texts is flagged.
+FLAG_OVERLAP = 0.01
+
+
+@dataclass(frozen=True)
+class RankedSource:
+    """One row of a ranking.
+
+    Attributes
+    ----------
+    rank
+        1 for the best.
+    name
+        The source, or ``none`` for "use no source".
+    score
+        Under the ranking's first method; higher is better, NaN where it does not apply.
+    scores
+        Under every method asked for.
+    card
+        The source's card; None for ``none``.
+    overlap
+        Estimated share of the target's texts that the source contains, 0 to 1; NaN if unknown.
+    test_score
+        The source's own test score after tuning; NaN if unknown.
+    """
+
+    rank: int
+    name: str
+    score: float
+    scores: Mapping[str, float]
+    card: TaskCard | None = None
+    overlap: float = math.nan
+    test_score: float = math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; NaN becomes null."""
+
+        def number(value: float) -> float | None:
+            return None if math.isnan(value) else float(value)
+
+        card = self.card or TaskCard(name=self.name)
+        return {
+            "rank": self.rank,
+            "name": self.name,
+            "score": number(self.score),
+            "scores": {k: number(v) for k, v in self.scores.items()},
+            "kind": card.kind if self.card else None,
+            "category": card.category,
+            "domain": card.domain,
+            "language": card.language if self.card else None,
+            "rows": sum(card.rows.values()) if self.card else None,
+            "licence": card.licence,
+            "commercial": card.commercial if self.card else None,
+            "where": card.load or card.homepage,
+            "overlap": number(self.overlap),
+            "test_score": number(self.test_score),
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one method cost in one ranking.
+
+    Attributes
+    ----------
+    seconds
+        To score the target against all sources, embedding included where this method was the
+        first to ask for it.
+    seconds_per_pair
+        The same by source.
+    bytes_per_source
+        Mean size of what the method reads of a source.
+    offline_seconds
+        Mean time to make that for one source, its tuning included where the method reads the
+        tuned model; NaN where the pool does not say.
+    """
+
+    seconds: float
+    seconds_per_pair: float
+    bytes_per_source: float
+    offline_seconds: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ordered answer for one target.
+
+    Attributes
+    ----------
+    target
+        Name of the target.
+    methods
+        Methods asked for; the first one orders.
+    sources
+        Rows, best first, ``none`` among them where the first method has a score for it.
+    rows
+        Rows of the target that were used, and ``of`` how many.
+    notes
+        Lines for the user: what was read, what was not used and why.
+    left_out
+        Sources that were not ranked, with the reason.
+    seconds
+        Where the time went: ``loading``, ``embedding``, ``scoring``.
+    embedded, recalled
+        Texts embedded by a forward pass, and texts whose embedding was cached.
+    costs
+        What each method cost.
+    """
+
+    target: str
+    methods: tuple[str, ...]
+    sources: tuple[RankedSource, ...]
+    rows: int
+    of: int
+    notes: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    embedded: int = 0
+    recalled: int = 0
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, rank: int) -> RankedSource:
+        return self.sources[rank]
+
+    def top(self, n: int) -> Ranking:
+        """The first ``n`` sources, and the row ``none`` wherever it stands."""
+        rows = [r for r in self.sources if r.name == NONE]
+        best = [r for r in self.sources if r.name != NONE][:n]
+        return replace(self, sources=tuple(sorted([*best, *rows], key=lambda r: r.rank)))
+
+    def source(self, name: str) -> RankedSource:
+        """The row of one source.
+
+        Raises
+        ------
+        PoolError
+            If it was not ranked.
+        """
+        for row in self.sources:
+            if row.name == name:
+                return row
+        raise PoolError(
+            f"{name!r} is not in this ranking.",
+            self.left_out.get(name, "The pool has no such source."),
+            "See the names with [row.name for row in ranking.sources].",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the rows stand under ``sources``, best first."""
+        return {
+            "target": self.target,
+            "methods": list(self.methods),
+            "rows": self.rows,
+            "of": self.of,
+            "sources": [r.to_dict() for r in self.sources],
+            "left_out": dict(self.left_out),
+            "notes": list(self.notes),
+            "seconds": {k: round(v, 3) for k, v in self.seconds.items()},
+            "embedded": self.embedded,
+            "recalled": self.recalled,
+            "costs": {
+                name: {k: None if math.isnan(v) else v for k, v in asdict(cost).items()}
+                for name, cost in self.costs.items()
+            },
+        }
+
+    def to_json(self, *, indent: int | None = 1) -> str:
+        """:meth:`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+
+    def to_csv(self) -> str:
+        """One line per row, one column per field and per method."""
+        out = io.StringIO()
+        rows = [_flat(r.to_dict()) for r in self.sources]
+        writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else ["rank"])
+        writer.writeheader()
+        writer.writerows(rows)
+        return out.getvalue()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per source, one column per field and per method."""
+        import pandas as pd
+
+        return pd.DataFrame([_flat(r.to_dict()) for r in self.sources])
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{r.name} {r.score:.4f}" for r in self.sources[:3])
+        return f"Ranking({self.target!r}, {self.methods[0]}, {len(self)} rows: {best}, …)"
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    scores = row.pop("scores")
+    return {**row, **{f"score:{k}": v for k, v in scores.items()}} if len(scores) > 1 else row
+
+
+def rows_for_ranking(target: Task, examples: int, *, seed: int = 0) -> Task:
+    """The target with one split ``train`` that holds the rows a ranking uses.
+
+    Where the data came with splits, these are rows of the training split only, so that test
+    rows play no part in the choice; where taskscout made the splits, all rows. At most
+    ``examples``, with every class at its share.
+    """
+    if target.made_splits or "train" not in target.tables:
+        table = pa.concat_tables([target.tables[s] for s in target.splits])
+    else:
+        table = target.tables["train"]
+    return replace(target, tables={"train": table}).sample(examples, seed=seed)
+
+
+def rank(
+    target: Task | str | Path,
+    pool: Pool | None = None,
+    method: str | Method | Sequence[str | Method] = "esm-logme",
+    *,
+    bench: Workbench | None = None,
+    examples: int = 1000,
+    commercial: bool = False,
+    kinds: Sequence[str] = (),
+    domains: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    exclude_overlap: float | None = None,
+    seed: int = 0,
+) -> Ranking:
+    """Rank the sources of a pool for a target.
+
+    Parameters
+    ----------
+    target
+        A task, or a file that :meth:`Task.from_file` reads.
+    pool
+        None for the built-in pool.
+    method
+        One or several methods, by name or made with options; the first one orders. ``all``
+        stands for every method that the target, the pool and the encoder allow.
+    bench
+        Embeds and caches; None for the embedded default encoder with the user's cache.
+    examples
+        At most this many of the target's rows are used (stratified by class).
+    commercial
+        Only sources whose licence allows commercial use.
+    kinds, domains
+        Only sources of these kinds; of a domain or category that contains one of these words.
+    exclude
+        Names of sources to leave out.
+    exclude_overlap
+        Leave out sources that contain more than this share of the target's texts.
+    seed
+        Of the sample of rows.
+
+    Returns
+    -------
+    Ranking
+
+    Raises
+    ------
+    MethodError
+        If no method applies to the target, the pool and the encoder.
+    PoolError
+        If nothing is left to rank.
+    """
+    if not isinstance(target, Task):
+        target = Task.from_file(target)
+    pool = pool if pool is not None else Pool.builtin()
+    bench = bench or Workbench()
+    wanted = [method] if isinstance(method, str | Method) else list(method)
+    if ALL in wanted:
+        wanted = list(dict.fromkeys([*(m for m in wanted if m != ALL), DEFAULT, *method_names()]))
+    methods = [get_method(m) if isinstance(m, str) else m for m in wanted]
+    chosen = rows_for_ranking(target, examples, seed=seed)
+    notes = list(target.notes)
+
+    start = time.perf_counter()
+    overlap = _overlaps(chosen, pool)
+    left_out: dict[str, str] = {}
+    for source in pool:
+        reason = _filtered(source.card, commercial, kinds, domains, exclude)
+        share = overlap.get(source.name, math.nan)
+        if reason is None and exclude_overlap is not None and share > exclude_overlap:
+            reason = f"contains {share:.0%} of the target's texts"
+        if reason is not None:
+            left_out[source.name] = reason
+    names = [n for n in pool.names if n not in left_out]
+    if not names:
+        raise PoolError(
+            f"None of the {len(pool)} sources of {pool.folder} is left to rank.",
+            "; ".join(sorted(set(left_out.values()))[:3]) or "The pool is empty.",
+            "Ask for less, or give another pool with --pool.",
+        )
+
+    scores: dict[str, dict[str, float]] = {}
+    costs: dict[str, Cost] = {}
+    for each in methods:
+        try:
+            scores[each.name], costs[each.name] = _score(
+                each, chosen, pool, names, bench, left_out if each is methods[0] else {}
+            )
+        except MethodError as error:
+            if each is methods[0]:
+                raise
+            notes.append(f"{each.name} is not shown: {error.found} {error.why}")
+    used = list(scores)
+    first = scores[used[0]]
+    candidates = [n for n in (*names, NONE) if n in first]
+    candidates.sort(key=lambda n: (math.isnan(first[n]), -first[n], n))
+    rows = [
+        RankedSource(
+            rank=i,
+            name=name,
+            score=first[name],
+            scores={m: scores[m].get(name, math.nan) for m in used},
+            card=pool.source(name).card if name != NONE else None,
+            overlap=overlap.get(name, math.nan),
+            test_score=_test_score(pool, name),
+        )
+        for i, name in enumerate(candidates, 1)
+    ]
+    flagged = [r for r in rows if r.overlap >= FLAG_OVERLAP]
+    if flagged:
+        parts = ", ".join(f"{r.name} ({r.overlap:.0%})" for r in flagged)
+        notes.append(f"sources that contain texts of the target: {parts}")
+    scoring = time.perf_counter() - start - sum(bench.seconds.values())
+    return Ranking(
+        target=target.name,
+        methods=tuple(used),
+        sources=tuple(rows),
+        rows=len(chosen),
+        of=len(target),
+        notes=tuple(notes),
+        left_out=left_out,
+        seconds={**bench.seconds, "scoring": max(scoring, 0.0)},
+        embedded=bench.embedded,
+        recalled=bench.recalled,
+        costs=costs,
+    )
+
+
+class _Sources(Sequence[Description]):
+    """What a method reads of each source, and last what stands for "none", read when asked for."""
+
+    def __init__(
+        self, pool: Pool, keys: Sequence[str], names: Sequence[str], none: Description | None
+    ) -> None:
+        self._pool, self._keys, self._names, self._none = pool, keys, names, none
+
+    def __len__(self) -> int:
+        return len(self._names) + (self._none is not None)
+
+    @overload
+    def __getitem__(self, index: int) -> Description: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Description]: ...
+    def __getitem__(self, index: int | slice) -> Description | Sequence[Description]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = range(len(self))[index]
+        if at == len(self._names) and self._none is not None:
+            return self._none
+        name = self._names[at]
+        source = self._pool.source(name)
+        parts = [
+            Description("card", name, source.card.to_dict())
+            if key == "card"
+            else self._pool.description(name, key)
+            for key in self._keys
+            if key == "card" or key in source.headers
+        ]
+        return parts[0] if len(self._keys) == 1 else join(name, parts)
+
+
+def _check(method: Method, target: Task, pool: Pool, bench: Workbench) -> None:
+    """Refuse, with the remedy, a method that cannot serve this target or this pool."""
+    if target.kind not in method.kinds:
+        raise MethodError(
+            f"{method.name} does not serve targets of kind {target.kind}.",
+            f"It serves {', '.join(method.kinds)}.",
+            "Choose another method: taskscout methods",
+        )
+    if reads(method) != ("card",) and pool.encoder["fingerprint"] != bench.encoder.fingerprint:
+        raise MethodError(
+            f"The pool was described with {pool.encoder['model']}, pooling "
+            f"{pool.encoder['pooling']}, layers {pool.encoder['layers']}, at most "
+            f"{pool.encoder['max_length']} tokens; the encoder here is {bench.encoder.model_id}, "
+            f"pooling {bench.encoder.pooling}, layers {bench.encoder.layers}, at most "
+            f"{bench.encoder.max_length} tokens.",
+            "Descriptions made in one embedding space say nothing in another.",
+            "Use the pool's encoder and pooling, or build a pool with this encoder.",
+        )
+
+
+def _score(
+    method: Method,
+    target: Task,
+    pool: Pool,
+    names: Sequence[str],
+    bench: Workbench,
+    left_out: dict[str, str],
+) -> tuple[dict[str, float], Cost]:
+    """Scores by source name, and of ``none`` where the method has one; and what it cost."""
+    _check(method, target, pool, bench)
+    keys = reads(method)
+    ready = [n for n in names if any(k == "card" or k in pool.source(n).headers for k in keys)]
+    wanted = " or ".join(repr(k) for k in keys)
+    if not ready:
+        raise MethodError(
+            f"No source has the description {wanted} that {method.name} reads.",
+            "It has to be made once per source.",
+            f"Make it in a pool of yours: taskscout pool describe --method {method.name}",
+        )
+    for name in set(names) - set(ready):
+        left_out.setdefault(name, f"has no description {wanted}")
+    none = method.none(bench)
+    sources = _Sources(pool, keys, ready, none)
+    start = time.perf_counter()
+    values = method.score(target, sources, bench)
+    seconds = time.perf_counter() - start
+    if np.isnan(values[: len(ready)]).all():
+        raise MethodError(
+            f"{method.name} applies to none of the {len(ready)} sources.",
+            "Every score is NaN.",
+            "Choose another method, or another pool.",
+        )
+    some = [sources[i] for i in range(min(len(ready), 20))]
+    cost = Cost(
+        seconds=seconds,
+        seconds_per_pair=seconds / len(ready),
+        bytes_per_source=float(np.mean([d.size for d in some])),
+        offline_seconds=_offline_seconds(pool, ready, keys),
+    )
+    labels = [*ready, *([NONE] if none is not None else [])]
+    return dict(zip(labels, map(float, values), strict=True)), cost
+
+
+def _offline_seconds(pool: Pool, names: Sequence[str], keys: Sequence[str]) -> float:
+    """Mean seconds to make the descriptions of these keys for one source."""
+    totals = []
+    for name in names:
+        source = pool.source(name)
+        headers = [source.headers[k] for k in keys if k in source.headers]
+        totals.append(sum(float(h.get("seconds", math.nan)) for h in headers))
+    return float(np.mean(totals)) if totals else math.nan
+
+
+def _overlaps(target: Task, pool: Pool) -> dict[str, float]:
+    """Estimated share of the target's texts that each source contains."""
+    hashes = text_hashes(target)
+    return {
+        d.source: share_contained(hashes, d.arrays["sketch"], d.header["size"])
+        for d in pool.descriptions(OVERLAP)
+    }
+
+
+def _filtered(
+    card: TaskCard,
+    commercial: bool,
+    kinds: Sequence[str],
+    domains: Sequence[str],
+    exclude: Sequence[str],
+) -> str | None:
+    """Why a card is not wanted, or None."""
+    if card.name in exclude:
+        return "excluded by name"
+    if commercial and card.commercial != "yes":
+        return (
+            "licence does not allow commercial use"
+            if card.commercial == "no"
+            else "licence does not say whether commercial use is allowed"
+        )
+    if kinds and card.kind not in kinds:
+        return f"of kind {card.kind}"
+    about = f"{card.domain} {card.category}".casefold()
+    if domains and not any(d.casefold() in about for d in domains):
+        return "of another domain"
+    return None
+
+
+def _test_score(pool: Pool, name: str) -> float:
+    if name == NONE:
+        return math.nan
+    return float(pool.source(name).tuning.get("scores", {}).get("score", math.nan))

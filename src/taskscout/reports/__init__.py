@@ -1,0 +1,1 @@
+"""Reports: they show results and compute nothing."""

@@ -1,0 +1,182 @@
+"""Results in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from taskscout.pools.pool import Pool, Source
+from taskscout.ranking import FLAG_OVERLAP, NONE, Ranking
+
+#: How a card's answer on commercial use is shown after its licence.
+_COMMERCIAL = {"yes": "", "no": " [nc]", "unstated": " [?]"}
+LICENCE_LEGEND = "[nc] non-commercial · [?] the licence does not say"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A score, or a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def size(bytes_: float) -> str:
+    """Bytes in the unit that reads best."""
+    for unit in ("B", "KB", "MB"):
+        if bytes_ < 1000:
+            return f"{bytes_:.0f} {unit}" if unit == "B" else f"{bytes_:.1f} {unit}"
+        bytes_ /= 1000
+    return f"{bytes_:.1f} GB"
+
+
+def short_licence(licence: str, commercial: str) -> str:
+    """The first clause of a licence, with a mark where commercial use is not plainly allowed."""
+    first = licence.split(";")[0].split("(")[0].strip() or "not stated"
+    if len(first) > 28:
+        first = first[:27].rstrip() + "…"
+    return first + _COMMERCIAL[commercial]
+
+
+def ranking_table(ranking: Ranking) -> Table:
+    """Rank, source, scores, domain, size, licence and where to get it."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("source", no_wrap=True, min_width=12)
+    for method in ranking.methods:
+        table.add_column(method if len(ranking.methods) > 1 else "score", justify="right")
+    table.add_column("domain", overflow="ellipsis", no_wrap=True)
+    table.add_column("rows", justify="right")
+    table.add_column("licence", overflow="ellipsis", no_wrap=True)
+    table.add_column("where to get it", overflow="fold")
+    for row in ranking.sources:
+        scores = [number(row.scores[m]) for m in ranking.methods]
+        if row.name == NONE or row.card is None:
+            cells = ["none", *scores, "fine-tune directly", "", "", ""]
+            table.add_row(str(row.rank), *cells, style="italic")
+            continue
+        name = Text(row.name)
+        if row.overlap >= FLAG_OVERLAP:
+            name.append(f" !{row.overlap:.0%}", style="yellow")
+        card = row.card
+        table.add_row(
+            str(row.rank),
+            name,
+            *scores,
+            card.domain or card.category,
+            f"{sum(card.rows.values()):,}",
+            Text(short_licence(card.licence, card.commercial)),
+            Text(card.hub_id or card.homepage or card.load),
+        )
+    return table
+
+
+def show_ranking(ranking: Ranking, console: Console, *, top: int) -> None:
+    """The whole answer: what was read, the table, what was not used, where the time went."""
+    for note in ranking.notes:
+        console.print(Text(note), style="dim")
+    used = (
+        f"{ranking.rows:,}" if ranking.rows == ranking.of else f"{ranking.rows:,} of {ranking.of:,}"
+    )
+    n_sources = sum(r.name != NONE for r in ranking.sources)
+    console.print(f"{ranking.target}: {used} rows against {n_sources} sources")
+    console.print()
+    shown = ranking.top(top)
+    console.print(ranking_table(shown))
+    console.print()
+    if any(r.overlap >= FLAG_OVERLAP for r in shown.sources):
+        console.print("!n%: share of your texts that the source contains", style="dim")
+    if any(r.card is not None and r.card.commercial != "yes" for r in shown.sources):
+        console.print(Text(LICENCE_LEGEND), style="dim")
+    console.print(Text(verdict(ranking)))
+    if ranking.left_out:
+        console.print(Text(f"not ranked: {_grouped(ranking.left_out)}"), style="dim")
+    console.print(Text(spent(ranking)), style="dim")
+
+
+def verdict(ranking: Ranking) -> str:
+    """What the ranking says in one sentence, without claiming more than a score says."""
+    best = next((r for r in ranking.sources if r.name != NONE), None)
+    none = next((r for r in ranking.sources if r.name == NONE), None)
+    if best is None:
+        return "No source was ranked."
+    if none is None:
+        return f"First to try: {best.name}."
+    if none.rank < best.rank:
+        return "No source scores above the untouched encoder: fine-tune directly."
+    above = sum(r.rank < none.rank for r in ranking.sources)
+    return (
+        f"First to try: {best.name}. {above} of {len(ranking) - 1} sources score above the "
+        "untouched encoder (none)."
+    )
+
+
+def spent(ranking: Ranking) -> str:
+    """Where the time went, and what the cache saved."""
+    seconds = ranking.seconds
+    parts = []
+    if ranking.embedded:
+        parts.append(f"loaded the encoder in {seconds['loading']:.1f} s")
+        parts.append(f"embedded {ranking.embedded:,} texts in {seconds['embedding']:.1f} s")
+    if ranking.recalled:
+        parts.append(f"{ranking.recalled:,} embeddings from the cache")
+    parts.append(f"scored in {seconds['scoring']:.2f} s")
+    return " · ".join(parts)
+
+
+def _grouped(left_out: Mapping[str, str]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    parts = []
+    for reason, names in sorted(by_reason.items(), key=lambda p: -len(p[1])):
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        parts.append(f"{listed} ({reason})")
+    return "; ".join(parts)
+
+
+def pool_table(pool: Pool) -> Table:
+    """One line per source."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("source", no_wrap=True)
+    table.add_column("kind")
+    table.add_column("category", overflow="ellipsis", no_wrap=True)
+    table.add_column("domain", overflow="ellipsis", no_wrap=True)
+    table.add_column("rows", justify="right")
+    table.add_column("test score", justify="right")
+    table.add_column("licence", overflow="ellipsis", no_wrap=True)
+    for source in pool:
+        card = source.card
+        table.add_row(
+            source.name,
+            card.kind,
+            card.category,
+            card.domain,
+            f"{sum(card.rows.values()):,}",
+            number(float(source.tuning.get("scores", {}).get("score", math.nan)), 3),
+            Text(short_licence(card.licence, card.commercial)),
+        )
+    return table
+
+
+def source_table(source: Source) -> Table:
+    """Everything a pool knows of one source."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    card = source.card.to_dict()
+    card["rows"] = ", ".join(f"{k} {v:,}" for k, v in card["rows"].items())
+    names = card["label_names"]
+    card["label_names"] = ", ".join(names[:12]) + (f" … ({len(names)})" if len(names) > 12 else "")
+    for key, value in card.items():
+        if value:
+            table.add_row(key.replace("_", " "), Text(str(value)))
+    for key, value in source.tuning.get("scores", {}).items():
+        table.add_row(f"test {key.replace('_', ' ')}", f"{value:.4f}")
+    recipe = source.tuning.get("recipe", {})
+    table.add_row("recipe", Text(", ".join(f"{k} {v}" for k, v in recipe.items())))
+    for key, header in source.headers.items():
+        text = ", ".join(f"{k} {v}" for k, v in header.items() if k != "encoder")
+        table.add_row(f"description {key}", Text(text))
+    return table
