@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -21,3 +22,7 @@ def catalogue() -> Catalogue:
     if not (folder / "tasks.json").is_file():
         pytest.skip(f"no labelled datasets: set {ENVIRONMENT_VARIABLE} to their folder")
     return Catalogue.open(folder)
+
+# Machines that run tests are shared: a test is not wrong because it took long once.
+settings.register_profile("taskscout", deadline=None)
+settings.load_profile("taskscout")

@@ -1,0 +1,1 @@
+"""Benchmarks: every figure in README and docs is produced by a command in this folder."""
