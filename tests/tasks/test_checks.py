@@ -135,7 +135,7 @@ def test_minus_one_is_a_hidden_label_unless_the_user_says_otherwise(refused: Ref
     assert "no label in 4 rows of 12 (rows 1, 4, 7 and 10)" in error.found
     assert "-1 marks a hidden label" in error.why
     assert "--drop-unlabelled" in error.remedy
-    assert "--kind classification" in error.remedy
+    assert "--task-kind classification" in error.remedy
     assert read(rows, drop_unlabelled=True).label_names == ("0", "1")
     assert read(rows, kind="classification").label_names == ("-1", "0", "1")
 
@@ -252,7 +252,7 @@ def test_words_are_no_numbers(refused: Refused) -> None:
     error = refused(lambda: read(reviews(), kind="regression"))
     assert "row 1 holds 'bad'" in error.found
     assert "a number" in error.why
-    assert "--kind classification" in error.remedy
+    assert "--task-kind classification" in error.remedy
 
 
 # -- texts -----------------------------------------------------------------------------

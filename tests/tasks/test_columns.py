@@ -134,14 +134,14 @@ def test_many_consecutive_integers_are_classes_where_each_has_examples() -> None
     chosen = choose(columns)
     assert chosen.kind == "regression"
     assert "150 different whole numbers" in chosen.remarks[0]
-    assert "--kind classification" in chosen.remarks[0]
+    assert "--task-kind classification" in chosen.remarks[0]
 
 
 def test_whole_floats_are_numbers_and_it_is_said() -> None:
     chosen = choose({"text": PROSE, "stars": [float(i % 5 + 1) for i in range(N)]})
     assert chosen.kind == "regression"
     assert "whole numbers only" in chosen.remarks[0]
-    assert "--kind classification reads them as 5 classes" in chosen.remarks[0]
+    assert "--task-kind classification reads them as 5 classes" in chosen.remarks[0]
 
 
 def test_declared_class_names_mean_classes() -> None:
@@ -153,7 +153,7 @@ def test_declared_class_names_mean_classes() -> None:
 def test_row_numbers_are_no_label(refused: Refused) -> None:
     error = refused(lambda: choose({"text": PROSE, "label": list(range(N))}))
     assert "`label` counts the rows: 0 to 23" in error.found
-    assert "--kind regression" in error.remedy
+    assert "--task-kind regression" in error.remedy
 
 
 # -- the other kinds ----------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_an_unknown_kind_is_refused(refused: Refused) -> None:
     error = refused(lambda: choose({"text": PROSE}, Named(kind="clustering")))  # type: ignore[arg-type]
     assert "'clustering'" in error.found
     assert "classification" in error.why
-    assert "--kind" in error.remedy
+    assert "--task-kind" in error.remedy
 
 
 def test_a_column_named_twice_is_refused(refused: Refused) -> None:
@@ -300,7 +300,7 @@ def test_a_kind_whose_columns_are_missing_is_refused_with_what_it_needs(refused:
         error = refused(lambda kind=kind: choose(columns, Named(kind=kind)))
         assert "`text` (string)" in error.found
         assert need in error.why
-        assert "--kind" in error.remedy
+        assert "--task-kind" in error.remedy
 
 
 # -- the split column ------------------------------------------------------------------------

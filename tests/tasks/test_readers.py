@@ -270,7 +270,7 @@ def test_mixed_types_in_a_csv_label_are_refused(write: Write, refused: Refused) 
     error = refused(lambda: read_file(path))
     assert "column `label`: row 9 holds 'five', where nearly all rows hold numbers" in error.found
     assert "numbers or words, not both" in error.why
-    assert "--kind classification" in error.remedy
+    assert "--task-kind classification" in error.remedy
 
 
 def test_words_for_no_value_among_numbers_are_missing_labels(

@@ -554,7 +554,7 @@ class _Chooser:
         if name in self.raw.label_names or labels.style in ("text", "boolean"):
             return "classification", ""
         whole = all(float(v).is_integer() for v in labels.values)
-        as_classes = f"--kind classification reads them as {len(labels.values)} classes"
+        as_classes = f"--task-kind classification reads them as {len(labels.values)} classes"
         if labels.style == "float":
             few = whole and 1 < len(labels.values) <= 20
             remark = (

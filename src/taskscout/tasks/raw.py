@@ -109,11 +109,15 @@ def class_list(names: Sequence[str]) -> str:
     return shown + (", ..." if len(names) > LISTED else "")
 
 
+#: Flags that are not named like the parameter: ``--kind`` selects sources by their cards.
+_FLAGS = {"kind": "task-kind"}
+
+
 def option(name: str, value: str = "") -> str:
     """Name an option on the command line and in Python.
 
     ``option("label")`` is ``--label (label= in Python)``; switches get ``=True``.
     """
-    flag = f"--{name.replace('_', '-')} {value}".rstrip()
+    flag = f"--{_FLAGS.get(name, name.replace('_', '-'))} {value}".rstrip()
     python = "True" if name.startswith("drop_") else value and repr(value)
     return f"{flag} ({name}={python} in Python)"
