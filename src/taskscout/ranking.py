@@ -7,7 +7,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +17,13 @@ import pyarrow as pa
 
 from taskscout.errors import MethodError, PoolError
 from taskscout.methods.joint import join, reads
-from taskscout.methods.method import Description, Method, get_method, method_names
+from taskscout.methods.method import (
+    Description,
+    Method,
+    get_method,
+    method_names,
+    options_of,
+)
 from taskscout.models.workbench import Workbench
 from taskscout.pools.build import OVERLAP
 from taskscout.pools.pool import Pool
@@ -31,6 +37,10 @@ if TYPE_CHECKING:
 NONE = "none"
 #: The default method, and what asks for all of them.
 DEFAULT, ALL = "esm-logme", "all"
+#: What orders the short list of ``refine``.
+REFINED_BY = "logme"
+#: Methods made of others, which ``all`` leaves out: it would count the others twice.
+COMPOSED = ("rrf", "zscore", "two-stage", "taskshop", "esm-logme>logme")
 #: A source that holds more than this share of the target's texts is flagged.
 FLAG_OVERLAP = 0.01
 
@@ -249,6 +259,8 @@ def rank(
     method: str | Method | Sequence[str | Method] = "esm-logme",
     *,
     bench: Workbench | None = None,
+    grid: str | Path | None = None,
+    refine: int | None = None,
     examples: int = 1000,
     commercial: bool = False,
     kinds: Sequence[str] = (),
@@ -270,6 +282,12 @@ def rank(
         stands for every method that the target, the pool and the encoder allow.
     bench
         Embeds and caches; None for the embedded default encoder with the user's cache.
+    grid
+        Measured transfer results (:class:`taskscout.methods.gains.Gains`), for methods that need
+        them.
+    refine
+        Score the first so many sources of the first method again with the real source models
+        (LogME on their features), and order them by that.
     examples
         At most this many of the target's rows are used (stratified by class).
     commercial
@@ -298,12 +316,9 @@ def rank(
         target = Task.from_file(target)
     pool = pool if pool is not None else Pool.builtin()
     bench = bench or Workbench()
-    wanted = [method] if isinstance(method, str | Method) else list(method)
-    if ALL in wanted:
-        wanted = list(dict.fromkeys([*(m for m in wanted if m != ALL), DEFAULT, *method_names()]))
-    methods = [get_method(m) if isinstance(m, str) else m for m in wanted]
-    chosen = rows_for_ranking(target, examples, seed=seed)
     notes = list(target.notes)
+    methods = _methods([method] if isinstance(method, str | Method) else method, grid, refine)
+    chosen = rows_for_ranking(target, examples, seed=seed)
 
     start = time.perf_counter()
     overlap = _overlaps(chosen, pool)
@@ -401,6 +416,48 @@ class _Sources(Sequence[Description]):
             if key == "card" or key in source.headers
         ]
         return parts[0] if len(self._keys) == 1 else join(name, parts)
+
+
+def _methods(
+    wanted: Iterable[str | Method], grid: str | Path | None, refine: int | None
+) -> list[Method]:
+    """Make the methods asked for."""
+    options: dict[str, Any] = {}
+    if grid is not None:
+        from taskscout.methods.gains import Gains
+
+        options["gains"] = Gains.read(grid)
+
+    def make(text: str, keep: int | None = None) -> Method:
+        if ">" in text:
+            from taskscout.methods.two_stage import parse_stages
+
+            return parse_stages(text) if keep is None else parse_stages(text, keep=keep)
+        if "(" in text:
+            from taskscout.methods.fusion import parse_method
+
+            return parse_method(text, **options)
+        known = {k: v for k, v in options.items() if k in options_of(text)}
+        return get_method(text, **known)
+
+    made: list[Method] = []
+    for each in wanted:
+        if not isinstance(each, str):
+            made.append(each)
+        elif each == ALL:
+            for name in dict.fromkeys((DEFAULT, *method_names())):
+                if name in COMPOSED or name in {m.name for m in made}:
+                    continue
+                made.append(make(name))
+        elif refine is not None and not made:
+            made.append(make(f"{each}>{REFINED_BY}", refine))
+        else:
+            made.append(make(each))
+    if not made:
+        raise MethodError(
+            "No method was named.", "Something has to order the sources.", f"Name {DEFAULT}."
+        )
+    return made
 
 
 def _check(method: Method, target: Task, pool: Pool, bench: Workbench) -> None:

@@ -72,6 +72,21 @@ def rank(
             rich_help_panel=_CHOICE,
         ),
     ] = "esm-logme",
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Score the first so many again with the real source models.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measured transfer results (Parquet or CSV), for methods that need them.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
     licence: Annotated[
         str,
         typer.Option(
@@ -125,6 +140,9 @@ def rank(
         ),
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="Sources shown.")] = 10,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Also show what each method cost.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
     ] = False,
@@ -168,8 +186,10 @@ def rank(
         ranking = rank_sources(
             task,
             opened,
-            [m.strip() for m in method.split(",") if m.strip()],
+            split_methods(method),
             bench=bench,
+            grid=grid,
+            refine=refine,
             examples=examples,
             commercial=licence == "commercial",
             kinds=_words(kind),
@@ -182,9 +202,25 @@ def rank(
     if as_json:
         typer.echo(ranking.to_json())
         return
-    from taskscout.reports.terminal import show_ranking
+    from taskscout.reports.terminal import cost_table, show_ranking
 
-    show_ranking(ranking, stdout(), top=top)
+    console = stdout()
+    show_ranking(ranking, console, top=top)
+    if costs:
+        console.print()
+        console.print(cost_table(ranking))
+
+
+def split_methods(text: str) -> list[str]:
+    """Methods of an option, separated by commas that stand in no parentheses."""
+    out, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            out.append("")
+        else:
+            out[-1] += letter
+    return [m.strip() for m in out if m.strip()]
 
 
 def _words(values: list[str] | None) -> list[str]:

@@ -44,6 +44,9 @@ Centring = Literal["none", "features", "both"]
 
 #: Added to both denominators of the fixed point, as in the published algorithm.
 _EPSILON = 1e-5
+#: The effective number of dimensions is at least this, so that features which say nothing keep a
+#: finite evidence: that of noise alone.
+_LEAST = 1e-30
 #: Eigenvalues below this share of the largest count as zero.
 _RANK_TOLERANCE = 1e-12
 
@@ -62,9 +65,24 @@ def label_columns(labels: ArrayLike, *, compat: bool = False) -> Array:
     Raises
     ------
     DataError
-        For labels that are not finite, for a class id below zero and for a single class.
+        For labels that are neither numbers nor finite, for a class id below zero, for a single
+        class and for class ids that are no vector.
     """
     y = np.asarray(labels)
+    if y.dtype.kind not in "biuf":
+        raise DataError(
+            f"Labels are of type {y.dtype}.",
+            "LogME reads class ids (integers) or outputs (floats).",
+            "Number the classes: numpy.unique(labels, return_inverse=True)[1]",
+        )
+    if y.ndim not in (1, 2) or (y.ndim == 2 and y.dtype.kind != "f"):
+        raise DataError(
+            f"Labels have shape {y.shape} and type {y.dtype}.",
+            "Class ids are a vector; outputs are n or n × C floats.",
+            "Give one class id per row, or floats.",
+        )
+    if y.dtype.kind == "b":
+        y = y.astype(np.int64)
     if not np.isfinite(y).all():
         raise DataError(
             f"{int((~np.isfinite(y)).sum())} labels are not finite.",
@@ -79,13 +97,15 @@ def label_columns(labels: ArrayLike, *, compat: bool = False) -> Array:
             "Class ids start at 0; -1 usually marks a hidden label.",
             "Drop these rows.",
         )
-    classes = np.arange(y.max() + 1) if compat else np.unique(y)
+    classes = np.unique(y)
     if len(classes) < 2:
         raise DataError(
             "All labels are the same.",
             "With one class every source explains the labels equally well.",
             "Give examples of at least two classes.",
         )
+    if compat:
+        classes = np.arange(int(y.max()) + 1)
     columns: Array = (y[:, None] == classes).astype(np.float64)
     return columns
 
@@ -322,7 +342,7 @@ def log_evidence(
         gamma, q1, q2 = resolvent(t)
         norm = np.where(live, q2, norm)
         residual = np.where(live, np.maximum(label_square - q1 - t * q2, 0.0), residual)
-        alpha = np.where(live, gamma / (norm + _EPSILON), alpha)
+        alpha = np.where(live, np.maximum(gamma, _LEAST) / (norm + _EPSILON), alpha)
         beta = np.where(live, (n - gamma) / (residual + _EPSILON), beta)
         live &= np.abs(alpha / beta - t) > tolerance * t
         if not live.any():

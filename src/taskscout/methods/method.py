@@ -114,7 +114,19 @@ class BaseMethod:
 
 #: Modules of :mod:`taskscout.methods` that hold built-in methods; each has a dictionary
 #: ``METHODS`` of factories by name. They import no more than NumPy at their top.
-FAMILIES: tuple[str, ...] = ("transferability",)
+FAMILIES: tuple[str, ...] = (
+    "transferability",
+    "two_stage",
+    "baselines",
+    "vocabulary",
+    "divergence",
+    "text_embedding",
+    "task_embedding",
+    "tuned_parameters",
+    "token_matching",
+    "pivot",
+    "fusion",
+)
 
 ENTRY_POINT_GROUP = "taskscout.methods"
 
@@ -142,6 +154,30 @@ def method_names() -> tuple[str, ...]:
     return (*builtin, *sorted(others - set(builtin)))
 
 
+def _factory(name: str) -> Factory:
+    """Find what makes the method of that name."""
+    factory = _Register.factories().get(name)
+    if factory is not None:
+        return factory
+    for each in entry_points(group=ENTRY_POINT_GROUP):
+        if each.name == name:
+            loaded: Factory = each.load()
+            return loaded
+    import difflib
+
+    close = difflib.get_close_matches(name, method_names(), 3)
+    raise MethodError(
+        f"There is no method {name!r}.",
+        f"Close names: {', '.join(close)}." if close else "No name is close to it.",
+        "See them all: taskscout methods",
+    )
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """Names of the options that a method knows."""
+    return tuple(inspect.signature(_factory(name)).parameters)
+
+
 def get_method(name: str, **options: Any) -> Method:
     """The method of that name.
 
@@ -157,20 +193,7 @@ def get_method(name: str, **options: Any) -> Method:
     MethodError
         If no method has that name, or it does not know an option.
     """
-    factory = _Register.factories().get(name)
-    if factory is None:
-        found = [e for e in entry_points(group=ENTRY_POINT_GROUP) if e.name == name]
-        if not found:
-            import difflib
-
-            close = difflib.get_close_matches(name, method_names(), 3)
-            raise MethodError(
-                f"There is no method {name!r}.",
-                f"Close names: {', '.join(close)}." if close else "No name is close to it.",
-                "See them all: taskscout methods",
-            )
-        factory = found[0].load()
-    assert factory is not None
+    factory = _factory(name)
     known = inspect.signature(factory).parameters
     unknown = [o for o in options if o not in known]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):

@@ -596,7 +596,7 @@ class NLeep(_NLeep, SourceModelMethod):
     ``seed``.
 
     *Cost.* One forward pass over the target's texts per source (kept on disk), and a mixture
-    fitted per source: tenths of a second to seconds.
+    fitted per source: tenths of a second, more with many classes.
 
     *Fails* with few rows: P(y|v) is counted on the rows the mixture was fitted on, and a
     component with three rows tells their label whatever it is. No more than one component per
@@ -653,7 +653,7 @@ class TransRate(_TransRate, SourceModelMethod):
     without which a source that blows up its features scores high; ``False`` is the published
     listing. ``bins``: regression labels are cut into so many classes of equal counts.
 
-    *Cost.* One forward pass over the target's texts per source (kept on disk), then some 30 ms
+    *Cost.* One forward pass over the target's texts per source (kept on disk), then some 20 ms
     per source at 384 dimensions.
 
     *Fails* with few rows: R(F_c) of a class with fewer rows than dimensions grows with its rows,
@@ -681,7 +681,7 @@ class Gbc(_Gbc, SourceModelMethod):
     *Options.* ``covariance``: ``spherical`` (one variance per class) or ``diagonal``.
     ``components``: features are reduced to 64 by PCA first; None leaves them.
 
-    *Cost.* One forward pass over the target's texts per source (kept on disk), then some 50 ms
+    *Cost.* One forward pass over the target's texts per source (kept on disk), then some 25 ms
     per source at 384 dimensions, most of it PCA.
 
     *Fails* where classes are no Gaussians, such as a class of two clusters around another.
@@ -927,7 +927,7 @@ class SpaceMapNLeep(_NLeep, SpaceMapMethod):
     *Options.* ``components`` per class, ``energy``, ``covariance``, ``seed``.
 
     *Cost.* One forward pass over the target's texts, shared; then a mixture per source, tenths
-    of a second to seconds: the dearest of the scores on maps.
+    of a second and more with many classes.
 
     *Fails* with few rows and depends on the mixture's start, as ``nleep`` does. Classification
     targets only.
@@ -957,7 +957,7 @@ class SpaceMapHScore(_HScore, SpaceMapMethod):
     *Options.* ``shrinkage=None``: not regularised, which with maps says nothing (see above).
 
     *Cost.* One forward pass over the target's texts, shared with all methods that read its
-    embeddings; then about a millisecond per source.
+    embeddings; then a few milliseconds per source.
 
     *Fails* with many rows: shrinkage vanishes, and with it what tells maps apart. Classification
     only.
@@ -997,7 +997,7 @@ class SpaceMapTransRate(_TransRate, SpaceMapMethod):
 
     *Options.* ``eps``, ``unit_norm``, ``bins`` for regression.
 
-    *Cost.* One forward pass over the target's texts, shared; then some 30 ms per source at 384
+    *Cost.* One forward pass over the target's texts, shared; then some 20 ms per source at 384
     dimensions and 1,000 texts.
 
     *Fails* as ``transrate`` does: few rows per class, and sensitive to eps. Where eps is small
@@ -1024,7 +1024,7 @@ class SpaceMapGbc(_Gbc, SpaceMapMethod):
 
     *Options.* ``covariance``, ``components``.
 
-    *Cost.* One forward pass over the target's texts, shared; then some 50 ms per source at 384
+    *Cost.* One forward pass over the target's texts, shared; then some 25 ms per source at 384
     dimensions, most of it PCA.
 
     *Fails* as ``gbc`` does: classes that are no Gaussians, and pairs that coincide decide alone.

@@ -149,13 +149,15 @@ def with_prompt(
 
 
 def _try(body: PromptedBody) -> None:
-    """Read two tokens: MPNet, DeBERTa, ALBERT and ModernBERT, for one, take no prefix."""
+    """Read a few tokens: MPNet, DeBERTa, ALBERT and ModernBERT, for example, take no prefix."""
     training = body.training
     device = body.vectors.device
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
+    tokens = torch.zeros(1, 3, dtype=torch.long, device=device)
+    # With padding: without it no mask is made, and a prefix may be passed over in silence.
+    mask = torch.tensor([[1, 1, 0]], device=device)
     try:
         with torch.inference_mode():
-            body.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+            body.eval()(input_ids=tokens, attention_mask=mask)
     except (RuntimeError, TypeError, ValueError) as error:
         name = type(body.base).__name__
         raise ModelError(

@@ -136,6 +136,23 @@ def _grouped(left_out: Mapping[str, str]) -> str:
     return "; ".join(parts)
 
 
+def cost_table(ranking: Ranking) -> Table:
+    """What each method cost: offline per source, online per target and pair."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("method")
+    for column in ("offline, s per source", "bytes per source", "s per target", "ms per pair"):
+        table.add_column(column, justify="right")
+    for name, cost in ranking.costs.items():
+        table.add_row(
+            Text(name),
+            number(cost.offline_seconds, 1),
+            size(cost.bytes_per_source),
+            number(cost.seconds, 2),
+            number(1000 * cost.seconds_per_pair, 2),
+        )
+    return table
+
+
 def pool_table(pool: Pool) -> Table:
     """One line per source."""
     table = Table(box=None, header_style="bold", pad_edge=False)

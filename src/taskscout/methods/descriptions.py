@@ -1,0 +1,216 @@
+"""Descriptions that methods of several families read: term counts and a sample of embeddings.
+
+Both need the source's texts only. Everything here is the same whatever the order of the rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskscout.methods.method import Description
+from taskscout.models.encoder import Layers, Pooling
+from taskscout.models.workbench import Workbench
+from taskscout.tasks import Task
+
+Array = NDArray[np.float64]
+T = TypeVar("T")
+
+#: Keys of the descriptions made here.
+TERMS, SAMPLE = "terms", "sample"
+
+#: Training rows whose words are counted, at most.
+TEXTS = 10_000
+#: Training rows that are embedded, at most; as many as space maps are fitted on, and the same.
+EXAMPLES = 3_000
+#: Rows of a sample of embeddings, at most.
+SAMPLE_ROWS = 100
+
+# Counts are kept divided by this, so that half precision holds up to four million.
+_COUNT_UNIT = 64.0
+
+
+def once(bench: Workbench, task: Task, what: tuple[object, ...], make: Callable[[], T]) -> T:
+    """Make something once per task and workbench; ``bench.forget`` drops it."""
+    out: T = bench._once((task.fingerprint, task.name, *what), make)
+    return out
+
+
+def by_text(texts: Sequence[str], pairs: Sequence[str] | None) -> NDArray[np.int64]:
+    """Shuffle row numbers into an order that depends on the texts alone.
+
+    Labels and the order of the rows play no part, so the first m are a random sample of the
+    texts that is the same wherever it is drawn.
+    """
+    digests = [
+        hashlib.blake2b(
+            text.encode("utf-8", "surrogatepass")
+            + (b"" if pairs is None else b"\0" + pairs[i].encode("utf-8", "surrogatepass")),
+            digest_size=8,
+            key=b"rows",
+        ).digest()
+        for i, text in enumerate(texts)
+    ]
+    return np.array(sorted(range(len(texts)), key=digests.__getitem__), np.int64)
+
+
+def unit_rows(x: NDArray[np.floating]) -> Array:
+    """Scale rows to unit length, in float64; a row of zeros stays one."""
+    x = np.asarray(x, np.float64)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-300))
+
+
+# -- terms --------------------------------------------------------------------------------
+
+
+def vocabulary_fingerprint(bench: Workbench) -> str:
+    """Identify tokenizer and truncation, which two counts must share to be comparable."""
+    return f"{bench.encoder.weights_fingerprint}-{bench.encoder.max_length}"
+
+
+def describe_terms(task: Task, bench: Workbench, examples: int = TEXTS) -> Description:
+    """Count the encoder's token ids in a task's training texts.
+
+    The encoder's vocabulary is the shared vocabulary, so no words are stored. Texts are
+    tokenized as the encoder does it: pairs together, cut at its ``max_length`` tokens, special
+    tokens included; padding counts as present where any text is shorter than ``max_length``,
+    as in the released code of Schulte et al.
+
+    Parameters
+    ----------
+    task
+        Its ``train`` split is read, at most ``examples`` rows.
+    bench
+        Whose encoder's tokenizer is used; counts are kept in memory.
+
+    Returns
+    -------
+    Arrays ``mask`` (packed bits, one per token id, set where the id occurs) and ``counts``
+    (float16, one per set bit, in units of 64: exact up to 2,048 occurrences, then to 11 bits).
+    """
+
+    def make() -> Description:
+        encoder = bench.encoder
+        tokenizer = encoder.tokenizer
+        rows = encoder.tokenize(*task.sample(examples).inputs("train"))
+        ids = np.fromiter(chain.from_iterable(r["input_ids"] for r in rows), np.int64)
+        counts = np.bincount(ids, minlength=len(tokenizer))
+        if any(len(r["input_ids"]) < encoder.max_length for r in rows):
+            counts[tokenizer.pad_token_id] = max(counts[tokenizer.pad_token_id], 1)
+        header = {
+            "vocabulary": vocabulary_fingerprint(bench),
+            "size": len(counts),
+            "special": sorted({int(i) for i in tokenizer.all_special_ids}),
+            "tokens": len(ids),
+            "terms": int((counts > 0).sum()),
+        }
+        kept = (counts[counts > 0] / _COUNT_UNIT).astype(np.float16)
+        return Description(
+            TERMS, task.name, header, {"mask": np.packbits(counts > 0), "counts": kept}
+        )
+
+    return once(bench, task, (TERMS, examples), make)
+
+
+def term_mask(description: Description) -> NDArray[np.bool_]:
+    """Tell which token ids occur, special ones included; one boolean per id."""
+    size: int = description.header["size"]
+    return np.unpackbits(description.arrays["mask"], count=size).astype(bool)
+
+
+def term_counts(description: Description) -> Array:
+    """Unpack how often each token id occurs, special tokens at 0."""
+    counts = np.zeros(description.header["size"])
+    counts[term_mask(description)] = description.arrays["counts"].astype(np.float64) * _COUNT_UNIT
+    counts[description.header["special"]] = 0.0
+    return counts
+
+
+# -- a sample of embeddings -----------------------------------------------------------------
+
+
+def embedded(task: Task, bench: Workbench, examples: int = EXAMPLES) -> NDArray[np.float32]:
+    """Embed at most ``examples`` training rows with the base model, n × d."""
+    return bench.embeddings(task.sample(examples))
+
+
+def unit_sample(task: Task, bench: Workbench, rows: int = SAMPLE_ROWS) -> Array:
+    """Draw at most ``rows`` training rows by their texts; their unit embeddings, m × d."""
+    chosen = task.sample(EXAMPLES)
+    order = by_text(*chosen.inputs("train"))[:rows]
+    return unit_rows(bench.embeddings(chosen)[order])
+
+
+def describe_sample(task: Task, bench: Workbench, rows: int = SAMPLE_ROWS) -> Description:
+    """Keep a sample of a task's unit embeddings, eight bits per number.
+
+    Returns
+    -------
+    Arrays ``rows`` (m × d, int8) and ``scale`` (m, float32). Rounding moves a cosine of two
+    embeddings of 384 dimensions by about 0.0005.
+    """
+
+    def make() -> Description:
+        x = unit_sample(task, bench, rows)
+        scale = np.maximum(np.abs(x).max(1), 1e-30) / 127.0
+        header = {"encoder": bench.encoder.fingerprint, "rows": len(x)}
+        arrays = {
+            "rows": np.rint(x / scale[:, None]).astype(np.int8),
+            "scale": scale.astype(np.float32),
+        }
+        return Description(SAMPLE, task.name, header, arrays)
+
+    return once(bench, task, (SAMPLE, rows), make)
+
+
+def sample_of(description: Description) -> Array:
+    """Unpack the sample of :func:`describe_sample`: unit rows, m × d."""
+    arrays = description.arrays
+    return unit_rows(arrays["rows"] * arrays["scale"].astype(np.float64)[:, None])
+
+
+# -- the same encoder, pooled otherwise -------------------------------------------------------
+
+
+def pooled_otherwise(bench: Workbench, pooling: Pooling, layers: Layers = "last") -> Workbench:
+    """Get a workbench whose encoder is the same model with another pooling.
+
+    It shares the cache, and the model where it is loaded already; it is made once per
+    workbench, and is the workbench itself where the pooling is the same.
+    """
+    encoder = bench.encoder
+    if (encoder.pooling, encoder.layers) == (pooling, layers):
+        return bench
+
+    def make() -> Workbench:
+        other = copy.copy(encoder)
+        other.pooling, other.layers = pooling, layers
+        made = Workbench(other, cache=bench.cache)
+        made.seconds = bench.seconds  # one clock: what it spends is spent by the bench
+        return made
+
+    out: Workbench = bench._once(("pooled otherwise", pooling, layers), make)
+    return out
+
+
+def embedded_otherwise(
+    task: Task,
+    bench: Workbench,
+    pooling: Pooling,
+    layers: Layers = "last",
+    examples: int = EXAMPLES,
+) -> NDArray[np.float32]:
+    """Embed as :func:`embedded` does, under another pooling; counted by ``bench`` as its own."""
+    other = pooled_otherwise(bench, pooling, layers)
+    before = other.embedded, other.recalled
+    out = embedded(task, other, examples)
+    if other is not bench:
+        bench.embedded += other.embedded - before[0]
+        bench.recalled += other.recalled - before[1]
+    return out
