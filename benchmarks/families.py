@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 def hits(
-    scores: Callable[[Task, Sequence[Description]], np.ndarray], rows: int, bench: Workbench
+    scores: Callable[[Task, Sequence[Description]], np.ndarray], rows: int
 ) -> list[dict[str, object]]:
     """Per target: family, first source, whether it is of the family, chance."""
     data, pool = catalogue(), Pool.builtin()
@@ -64,8 +64,7 @@ def hits(
                 "hit": data.family(order[0]) == family,
                 "hit3": any(data.family(n) == family for n in order[:3]),
                 "chance": len(relatives) / len(names),
-                "chance3": 1
-                - math.comb(len(names) - len(relatives), 3) / math.comb(len(names), 3),
+                "chance3": 1 - math.comb(len(names) - len(relatives), 3) / math.comb(len(names), 3),
                 "best_place": min(places),
                 "relatives": len(relatives),
                 "sources": len(names),
@@ -84,7 +83,7 @@ def main() -> None:
     for n in rows:
         for variant, options in VARIANTS.items():
             method = SpaceMapLogME(**options)
-            found = hits(lambda t, s, m=method: m.score(t, s, bench), n, bench)
+            found = hits(lambda t, s, m=method: m.score(t, s, bench), n)
             tables[f"{n}: {variant}"] = found
             mean = {k: float(np.mean([r[k] for r in found])) for k in ("hit", "chance", "hit3")}
             # Standard error of the share of hits, over targets.
@@ -106,11 +105,17 @@ def main() -> None:
         + markdown(
             ("target", "family", "first source", "its family", "", "relatives of sources"),
             [
-                (r["target"], r["family"], r["first"], r["first_family"], "✓" if r["hit"] else "",
-                 f"{r['relatives']} of {r['sources']}")
+                (
+                    r["target"],
+                    r["family"],
+                    r["first"],
+                    r["first_family"],
+                    "✓" if r["hit"] else "",
+                    f"{r['relatives']} of {r['sources']}",
+                )
                 for r in tables[f"{rows[0]}: {next(iter(VARIANTS))}"]
             ],
-        )  # fmt: skip
+        )
     )
     publish("families", "Families: is the first source of the target's own kind?", text, tables)
 

@@ -59,8 +59,7 @@ def main() -> None:
             "pairs": len(x),
             "explained_closed": ours.explained(held_out),
             "explained_gradient": theirs.explained(held_out),
-            "error_ratio": ours.mean_squared_error(held_out)
-            / theirs.mean_squared_error(held_out),
+            "error_ratio": ours.mean_squared_error(held_out) / theirs.mean_squared_error(held_out),
             "strength": strength,
             "seconds_closed": float(np.median(closed)),
             "seconds_gradient": float(np.median(gradient)),
@@ -79,10 +78,17 @@ def main() -> None:
         f"of {REPEATS} paired runs, choosing the strength included; *strength* in units of the "
         "mean eigenvalue; the last columns are R² at rank r in half precision.\n\n"
         + markdown(
-            ("source", "closed form", "published recipe", "error ratio", "faster", "strength",
-             *(f"r = {r}" for r in RANKS)),
+            (
+                "source",
+                "closed form",
+                "published recipe",
+                "error ratio",
+                "faster",
+                "strength",
+                *(f"r = {r}" for r in RANKS),
+            ),
             rows,
-        )  # fmt: skip
+        )
     )
     publish("maps", "Space maps: closed form against gradient descent", text, stored)
 

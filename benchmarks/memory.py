@@ -30,9 +30,7 @@ def replicated(folder: Path, size: int) -> None:
     folder.mkdir()
     headers = {}
     for key in ("space-map", "overlap"):
-        described = [
-            (f"{n}-{i}", pool.description(n, key).arrays) for i, n in enumerate(names)
-        ]
+        described = [(f"{n}-{i}", pool.description(n, key).arrays) for i, n in enumerate(names)]
         _Packed.write(folder / f"packed-{key}.safetensors", described)
     sources = []
     for i, name in enumerate(names):

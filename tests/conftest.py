@@ -23,6 +23,7 @@ def catalogue() -> Catalogue:
         pytest.skip(f"no labelled datasets: set {ENVIRONMENT_VARIABLE} to their folder")
     return Catalogue.open(folder)
 
+
 # Machines that run tests are shared: a test is not wrong because it took long once.
 settings.register_profile("taskscout", deadline=None)
 settings.load_profile("taskscout")

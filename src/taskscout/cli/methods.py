@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ def methods(
 
     console = stdout()
     found = [get_method(n) for n in ([name] if name else method_names())]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": m.name,
             "needs": sorted(m.needs),

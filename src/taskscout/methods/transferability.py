@@ -191,8 +191,8 @@ class SpaceMapMethod(FeatureMethod):
         """Fit the map from base to tuned embeddings of the source's own texts."""
         # Long texts cost more and tell more: fewer of them do.
         texts, pairs = source.sample(200).inputs("train")
-        length = np.mean([len(r["input_ids"]) for r in bench.encoder.tokenize(texts, pairs)])
-        rows = int(min(self.examples, self.tokens / length))
+        length = sum(len(r["input_ids"]) for r in bench.encoder.tokenize(texts, pairs)) / len(texts)
+        rows = min(self.examples, max(8, int(self.tokens / length)))
         fitted = source.sample(rows)
         if "validation" in fitted.tables:
             fitted = fitted.sample(rows // 4, split="validation")

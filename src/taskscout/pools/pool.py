@@ -360,7 +360,9 @@ class Pool:
         with safe_open(path, framework="numpy") as f:
             prefix = f"{key}/"
             return {
-                n.removeprefix(prefix): f.get_tensor(n) for n in f.keys() if n.startswith(prefix)  # noqa: SIM118  # not a dict
+                n.removeprefix(prefix): f.get_tensor(n)
+                for n in f.keys()  # noqa: SIM118  # not a dict
+                if n.startswith(prefix)
             }
 
     # -- changing ---------------------------------------------------------------------

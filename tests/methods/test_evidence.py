@@ -1,0 +1,576 @@
+"""LogME against the marginal likelihood written out, against the published algorithm, and its
+invariances.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taskscout.errors import DataError
+from taskscout.methods import evidence as module
+from taskscout.methods.evidence import (
+    LowRankUpdate,
+    Spectral,
+    TargetStatistics,
+    label_columns,
+    log_evidence,
+    logme,
+    logme_of_full_maps,
+    logme_of_maps,
+)
+
+QUICK = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def features(n: int, d: int, *, rank: int | None = None, seed: int = 0) -> np.ndarray:
+    """Features as encoders make them: a mean, and variances that fall off."""
+    rng = np.random.default_rng([seed, n, d])
+    spread = np.arange(1, d + 1.0) ** -0.7
+    x = rng.normal(size=(n, d)) * spread + 0.3 * rng.normal(size=d)
+    if rank is not None:
+        x = x @ rng.normal(size=(d, rank)) @ rng.normal(size=(rank, d)) / d
+    return x
+
+
+def classes(f: np.ndarray, k: int, *, noise: float = 1.0, seed: int = 0) -> np.ndarray:
+    """Labels that the features say something about; every class occurs."""
+    rng = np.random.default_rng([seed, k])
+    logits = f @ rng.normal(size=(f.shape[1], k)) + noise * rng.normal(size=(len(f), k))
+    y = logits.argmax(1)
+    y[:k] = np.arange(k)
+    return y
+
+
+def outputs(f: np.ndarray, k: int, *, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng([seed, k])
+    return f @ rng.normal(size=(f.shape[1], k)) + 0.5 * rng.normal(size=(len(f), k)) + 0.2
+
+
+def fixed_point(f: np.ndarray, y: np.ndarray, **options) -> tuple[np.ndarray, ...]:
+    """Evidence, alpha and beta of every label column."""
+    u, s, _ = np.linalg.svd(f, full_matrices=False)
+    resolvent = Spectral((s**2)[None], ((s[:, None] * (u.T @ y)) ** 2)[None], f.shape[1])
+    found = log_evidence(resolvent, (y**2).sum(0), len(f), f.shape[1], 1, **options)
+    return tuple(a[0] for a in found)
+
+
+def marginal_likelihood(f: np.ndarray, y: np.ndarray, alpha: float, beta: float) -> float:
+    """log N(y; 0, I / beta + F F' / alpha), written out."""
+    covariance = np.eye(len(f)) / beta + f @ f.T / alpha
+    sign, log_determinant = np.linalg.slogdet(covariance)
+    assert sign == 1
+    quadratic = y @ np.linalg.solve(covariance, y)
+    return -0.5 * (len(f) * math.log(2 * math.pi) + log_determinant + quadratic)
+
+
+# n < d, n = d, n > d, and rank deficient on both sides
+SHAPES = [(30, 80, None), (50, 50, None), (200, 20, None), (60, 40, 7), (40, 60, 7), (8, 300, None)]
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), SHAPES)
+@pytest.mark.parametrize("what", ["2 classes", "5 classes", "1 output", "3 outputs"])
+def test_is_the_marginal_likelihood(n, d, rank, what):
+    f = features(n, d, rank=rank)
+    k = int(what[0])
+    labels = classes(f, k) if "classes" in what else outputs(f, k)
+    y = label_columns(labels)
+    assert y.shape == (n, k)
+    found, alpha, beta = fixed_point(f, y)
+    for j in range(k):
+        wanted = marginal_likelihood(f, y[:, j], alpha[j], beta[j]) / n
+        assert found[j] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+    assert logme(f, labels) == pytest.approx(found.mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(30, 80), (200, 20)])
+def test_reaches_a_maximum_of_the_evidence(shape):
+    """No other alpha and beta near by explain the labels better, but for the tolerance."""
+    f = features(*shape)
+    y = outputs(f, 1)
+    found, alpha, beta = fixed_point(f, y)
+    for a, b in itertools.product((0.8, 0.95, 1, 1.05, 1.25), repeat=2):
+        other = marginal_likelihood(f, y[:, 0], a * alpha[0], b * beta[0]) / len(f)
+        assert other <= found[0] + 1e-5
+
+
+def test_regression_labels_may_be_a_vector():
+    f = features(40, 10)
+    y = outputs(f, 1)
+    assert logme(f, y[:, 0]) == logme(f, y)
+
+
+# -- the published algorithm ---------------------------------------------------------------
+
+
+def published(f: np.ndarray, labels: np.ndarray) -> float:
+    """You et al., fixed-point variant, transcribed (papers.md, 4a): classes 0..max, plain loops."""
+    n, d = f.shape
+    u, s, _ = np.linalg.svd(f, full_matrices=False)
+    k = np.linalg.matrix_rank(f)
+    u, sigma = u[:, :k], s[:k] ** 2
+    if np.issubdtype(labels.dtype, np.integer):
+        columns = [(labels == c).astype(float) for c in range(labels.max() + 1)]
+    else:
+        columns = list(labels.reshape(n, -1).T)
+    scores = []
+    for y in columns:
+        x = u.T @ y
+        res0 = y @ y - (x**2).sum()
+        alpha = beta = 1.0
+        for _ in range(50):
+            t = alpha / beta
+            gamma = (sigma / (sigma + t)).sum()
+            m2 = (sigma * x**2 / (t + sigma) ** 2).sum()
+            res2 = (x**2 / (1 + sigma / t) ** 2).sum() + res0
+            alpha = gamma / (m2 + 1e-5)
+            beta = (n - gamma) / (res2 + 1e-5)
+            if abs(alpha / beta - t) / t <= 1e-3:
+                break
+        evidence = (
+            d / 2 * math.log(alpha)
+            + n / 2 * math.log(beta)
+            - 0.5 * np.log(alpha + beta * sigma).sum()
+            - beta / 2 * res2
+            - alpha / 2 * m2
+            - n / 2 * math.log(2 * math.pi)
+        )
+        scores.append(evidence / n)
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), SHAPES)
+@pytest.mark.parametrize("what", ["2 classes", "5 classes", "1 output", "3 outputs"])
+def test_compat_is_the_published_algorithm(n, d, rank, what):
+    f = features(n, d, rank=rank, seed=1)
+    k = int(what[0])
+    labels = classes(f, k) if "classes" in what else outputs(f, k)
+    assert logme(f, labels, compat=True) == pytest.approx(published(f, labels), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(30, 80), (200, 20)])
+def test_compat_counts_class_ids_that_never_occur(shape):
+    f = features(*shape)
+    labels = classes(f, 3) * 2 + 1  # 1, 3, 5
+    got = logme(f, labels, compat=True)
+    assert got == pytest.approx(published(f, labels), rel=1e-9)
+    assert got != pytest.approx(logme(f, labels // 2, compat=True), rel=1e-3)
+    assert logme(f, labels) == pytest.approx(logme(f, labels // 2), rel=1e-12)
+
+
+def test_compat_and_the_evidence_agree_where_no_direction_is_missing():
+    """With full column rank only the last step's terms differ, by less than the tolerance."""
+    f = features(200, 20)
+    labels = classes(f, 4)
+    assert logme(f, labels, compat=True) == pytest.approx(logme(f, labels), abs=1e-6)
+    f = features(30, 80)
+    labels = classes(f, 4)
+    assert abs(logme(f, labels, compat=True) - logme(f, labels)) > 0.1
+
+
+# -- invariances ---------------------------------------------------------------------------
+
+
+@st.composite
+def problems(draw) -> tuple[np.ndarray, np.ndarray]:
+    n, d, k = draw(st.integers(6, 40)), draw(st.integers(1, 50)), draw(st.integers(2, 4))
+    seed = draw(st.integers(0, 2**16))
+    f = features(n, d, seed=seed)
+    return f, classes(f, k, noise=draw(st.sampled_from([0.1, 1.0, 5.0])), seed=seed)
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "compat": st.booleans(),
+        "centring": st.sampled_from(["none", "features", "both"]),
+        "unit_norm": st.booleans(),
+    }
+)
+
+
+def same(value: float) -> object:
+    """The same but for rounding, which the fixed point passes on."""
+    return pytest.approx(value, rel=1e-7, abs=1e-7)
+
+
+@QUICK
+@given(problems(), OPTIONS, st.integers(0, 99))
+def test_rotation_does_not_matter(problem, options, seed):
+    f, y = problem
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(f.shape[1],) * 2))
+    assert logme(f @ q, y, **options) == same(logme(f, y, **options))
+
+
+@QUICK
+@given(problems(), OPTIONS, st.randoms(use_true_random=False))
+def test_order_of_rows_does_not_matter(problem, options, random):
+    f, y = problem
+    order = random.sample(range(len(f)), len(f))
+    assert logme(f[order], y[order], **options) == same(logme(f, y, **options))
+
+
+@QUICK
+@given(problems(), OPTIONS, st.randoms(use_true_random=False))
+def test_names_of_classes_do_not_matter(problem, options, random):
+    f, y = problem
+    k = int(y.max()) + 1
+    permuted = np.array(random.sample(range(k), k))[y]
+    assert logme(f, permuted, **options) == same(logme(f, y, **options))
+    if not options["compat"]:
+        sparse = np.array(random.sample(range(3 * k), k))[y]
+        assert logme(f, sparse, **options) == same(logme(f, y, **options))
+
+
+@QUICK
+@given(problems(), st.integers(1, 30), st.sampled_from(["none", "both"]))
+def test_columns_of_zeros_do_not_change_the_evidence(problem, more, centring):
+    """w of such a column has its prior and no influence on y, so the likelihood is the same."""
+    f, y = problem
+    wider = np.hstack([f, np.zeros((len(f), more))])
+    assert logme(wider, y, centring=centring) == same(logme(f, y, centring=centring))
+    _, alpha, beta = fixed_point(f, label_columns(y))
+    _, alpha_wider, beta_wider = fixed_point(wider, label_columns(y))
+    np.testing.assert_allclose(alpha_wider, alpha, rtol=1e-6)
+    np.testing.assert_allclose(beta_wider, beta, rtol=1e-6)
+
+
+@QUICK
+@given(problems(), st.integers(1, 30))
+def test_columns_of_zeros_change_the_published_formula(problem, more):
+    """It adds log(alpha) / 2 for each: what makes it fail with fewer rows than columns."""
+    f, y = problem
+    wider = np.hstack([f, np.zeros((len(f), more))])
+    _, alpha, _ = fixed_point(f, label_columns(y, compat=True), compat=True)
+    step = more * np.log(alpha).mean() / (2 * len(f))
+    assert logme(wider, y, compat=True) == same(logme(f, y, compat=True) + step)
+
+
+@QUICK
+@given(problems(), st.integers(2, 4), OPTIONS)
+def test_repeated_columns_are_longer_columns(problem, times, options):
+    f, y = problem
+    if options["compat"]:  # see the zeros above
+        return
+    repeated = np.hstack([f] * times)
+    assert logme(repeated, y, **options) == same(logme(math.sqrt(times) * f, y, **options))
+
+
+@QUICK
+@given(problems(), st.floats(0.01, 100), st.booleans())
+def test_scale_and_mean_do_not_matter_once_they_are_removed(problem, factor, compat):
+    f, y = problem
+    options = {"centring": "both", "unit_norm": True, "compat": compat}
+    moved = factor * f + np.random.default_rng(0).normal(size=f.shape[1])
+    assert logme(moved, y, **options) == pytest.approx(logme(f, y, **options), rel=1e-6, abs=1e-6)
+
+
+@QUICK
+@given(problems(), st.integers(2, 3))
+def test_repeated_rows_are_counted(problem, times):
+    """Each row again is evidence again: the likelihood of all rows, not of the distinct ones."""
+    f, y = problem
+    f, y = np.tile(f, (times, 1)), np.tile(y, times)
+    found, alpha, beta = fixed_point(f, label_columns(y))
+    for j, column in enumerate(label_columns(y).T):
+        wanted = marginal_likelihood(f, column, alpha[j], beta[j]) / len(f)
+        assert found[j] == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
+def test_centring_and_unit_norm_are_what_they_say():
+    f = features(60, 20)
+    labels = classes(f, 3)
+    g = f - f.mean(0)
+    assert logme(f, labels, centring="features") == pytest.approx(logme(g, labels), rel=1e-12)
+    y = label_columns(labels)
+    both = logme(f, labels, centring="both")
+    assert both == pytest.approx(logme(g, y - y.mean(0)), rel=1e-12)
+    h = f / math.sqrt((f**2).sum(1).mean())
+    assert logme(f, labels, unit_norm=True) == pytest.approx(logme(h, labels), rel=1e-12)
+
+
+# -- maps ------------------------------------------------------------------------------------
+
+
+def random_maps(b: int, d: int, r: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """s, U, V and the offset of B maps s I + V U' with an offset."""
+    rng = np.random.default_rng([seed, b, d, r])
+    inner, outer = rng.normal(size=(2, b, d, r)) / math.sqrt(d)
+    return rng.uniform(0.3, 1.2, b), inner, outer, rng.normal(size=(b, d))
+
+
+def mapped(f: np.ndarray, maps: tuple[np.ndarray, ...], i: int) -> np.ndarray:
+    scale, inner, outer, offset = (m[i] for m in maps)
+    return scale * f + f @ inner @ outer.T + offset
+
+
+@pytest.fixture
+def route(monkeypatch):
+    """Which way maps were scored: ``low rank`` or ``full``, in the order of calls."""
+    taken = []
+
+    def spy(name, what):
+        original = getattr(module, name)
+
+        def wrapped(*arguments, **options):
+            taken.append(what)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, wrapped)
+
+    spy("LowRankUpdate", "low rank")
+    spy("logme_of_full_maps", "full")
+    return taken
+
+
+@pytest.mark.parametrize("n", [25, 200])
+@pytest.mark.parametrize("centring", ["none", "features", "both"])
+@pytest.mark.parametrize("unit_norm", [False, True])
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("r", [0, 2, 8])
+def test_maps_score_as_mapped_features(route, n, centring, unit_norm, compat, r):
+    d, b = 48, 3
+    f = features(n, d)
+    labels = classes(f, 5)
+    statistics = TargetStatistics.of(f, label_columns(labels, compat=compat))
+    maps = random_maps(b, d, r)
+    options = {"centring": centring, "unit_norm": unit_norm, "compat": compat}
+    got = logme_of_maps(statistics, *maps, **options)
+    # 5 columns, r = 8: a Woodbury step would cost more than an eigendecomposition.
+    wanted_route = "full" if compat or centring == "none" or r == 8 else "low rank"
+    assert route == [wanted_route]
+    wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(b)]
+    np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("centring", ["features", "both"])
+@pytest.mark.parametrize("n", [25, 200])
+def test_both_routes_agree(route, n, centring):
+    d = 48
+    f = features(n, d)
+    for y in (label_columns(classes(f, 3)), outputs(f, 2)):
+        statistics = TargetStatistics.of(f, y)
+        scale, inner, outer, offset = random_maps(4, d, 3)
+        low = logme_of_maps(statistics, scale, inner, outer, offset, centring=centring)
+        weight = scale[:, None, None] * np.eye(d) + outer @ inner.transpose(0, 2, 1)
+        full = logme_of_full_maps(statistics, weight, offset, centring=centring)
+        np.testing.assert_allclose(low, full, rtol=1e-6)
+    assert set(route) == {"low rank"}
+
+
+def test_maps_of_a_regression_target():
+    f = features(40, 48)
+    y = outputs(f, 1)[:, 0]
+    maps = random_maps(2, 48, 4)
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(y)), *maps)
+    wanted = [logme(mapped(f, maps, i), y, centring="both", unit_norm=True) for i in range(2)]
+    np.testing.assert_allclose(got, wanted, rtol=1e-8)
+
+
+@pytest.mark.parametrize("n", [16, 30])
+@pytest.mark.parametrize("r", [2, 8])
+def test_near_interpolation(route, n, r):
+    """Fewer rows than dimensions, and labels that a plane separates: nearly no residual."""
+    d = 64 if r == 2 else 32
+    rng = np.random.default_rng(3)
+    labels = np.arange(n) % 4
+    f = 3 * rng.normal(size=(4, d))[labels] + 1e-2 * rng.normal(size=(n, d))
+    maps = random_maps(3, d, r)
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
+    assert route == ["low rank" if r == 2 else "full"]
+    for i in range(3):
+        g = mapped(f, maps, i)
+        wanted = logme(g, labels, centring="both", unit_norm=True)
+        # The residual is a small difference of large numbers, and beta, near 1e6, multiplies it.
+        assert got[i] == pytest.approx(wanted, abs=1e-4)
+        assert wanted > 0  # better than one nat per row: it does interpolate
+        g = g - g.mean(0)
+        g /= math.sqrt((g**2).sum(1).mean())
+        y = label_columns(labels)
+        y = y - y.mean(0)
+        found, alpha, beta = fixed_point(g, y)
+        for j in range(4):
+            direct = marginal_likelihood(g, y[:, j], alpha[j], beta[j]) / n
+            assert found[j] == pytest.approx(direct, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [60, 300])
+def test_many_classes(route, n):
+    d, k = 48, 40
+    f = features(n, d)
+    labels = classes(f, k)
+    maps = random_maps(2, d, 3)
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
+    options = {"centring": "both", "unit_norm": True}
+    wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(2)]
+    np.testing.assert_allclose(got, wanted, rtol=1e-7)
+    few = TargetStatistics.of(f, label_columns(labels % 7))
+    logme_of_maps(few, *maps)
+    assert route == ["full", "low rank"]
+
+
+def test_a_source_scores_the_same_whatever_it_is_scored_beside():
+    f = features(40, 48)
+    statistics = TargetStatistics.of(f, label_columns(classes(f, 4)))
+    maps = random_maps(9, 48, 2)
+    together = logme_of_maps(statistics, *maps)
+    for i in range(9):
+        alone = logme_of_maps(statistics, *(m[i : i + 1] for m in maps))
+        assert alone[0] == pytest.approx(together[i], rel=1e-10)
+
+
+def test_a_column_scores_the_same_whatever_it_is_scored_beside():
+    """Columns stop at different steps; one that has stopped is frozen."""
+    f = features(40, 48)
+    y = np.hstack([outputs(f, 3), 1e3 * outputs(f, 1, seed=5), np.ones((40, 1))])
+    found, _, _ = fixed_point(f, y)
+    for j in range(5):
+        assert fixed_point(f, y[:, j : j + 1])[0][0] == pytest.approx(found[j], rel=1e-10)
+
+
+@pytest.mark.parametrize("rescaled", [False, True])
+def test_low_rank_resolvent(rescaled):
+    """gamma, q1, q2 and the determinant of the Woodbury form, against matrices written out."""
+    d, r, k = 12, 2, 3
+    f = features(30, d)
+    y = outputs(f, k)
+    g, q = np.linalg.eigh(f.T @ f)
+    scale, inner, outer, _ = random_maps(2, d, r)
+    low = LowRankUpdate(g, q, f.T @ y, scale, inner, outer)
+    factor = np.array([0.5, 2.0]) if rescaled else np.ones(2)
+    if rescaled:
+        low.rescale(factor)
+    t = np.random.default_rng(0).uniform(0.01, 10, (2, k))
+    gamma, q1, q2 = low(t)
+    determinant = low.log_determinant(t, compat=False)
+    for i in range(2):
+        h = factor[i] * (scale[i] * f + f @ inner[i] @ outer[i].T)
+        assert low.trace[i] == pytest.approx((h**2).sum(), rel=1e-10)
+        for j in range(k):
+            matrix = h.T @ h + t[i, j] * np.eye(d)
+            inverse, c = np.linalg.inv(matrix), h.T @ y[:, j]
+            assert gamma[i, j] == pytest.approx(np.trace(h.T @ h @ inverse), rel=1e-9)
+            assert q1[i, j] == pytest.approx(c @ inverse @ c, rel=1e-9)
+            assert q2[i, j] == pytest.approx(c @ inverse @ inverse @ c, rel=1e-9)
+            assert determinant[i, j] == pytest.approx(np.linalg.slogdet(matrix)[1], rel=1e-9)
+    with pytest.raises(NotImplementedError):
+        low.log_determinant(t, compat=True)
+
+
+def test_half_precision_arrays_are_read_as_they_are():
+    f = features(40, 48)
+    statistics = TargetStatistics.of(f, label_columns(classes(f, 3)))
+    scale, *arrays = random_maps(2, 48, 2)
+    half = [a.astype(np.float16) for a in arrays]
+    widened = [a.astype(np.float64) for a in half]
+    np.testing.assert_array_equal(
+        logme_of_maps(statistics, scale, *half), logme_of_maps(statistics, scale, *widened)
+    )
+
+
+# -- statistics ------------------------------------------------------------------------------
+
+
+def assert_same_statistics(a: TargetStatistics, b: TargetStatistics) -> None:
+    for name in TargetStatistics.__dataclass_fields__:
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-10, atol=1e-10)
+
+
+def test_statistics_add_up():
+    f = features(50, 8)
+    y = label_columns(classes(f, 3))
+    whole = TargetStatistics.of(f, y)
+    assert whole.n == 50
+    assert whole.gram.shape == (8, 8)
+    assert whole.cross.shape == (8, 3)
+    parts = [TargetStatistics.of(f[rows], y[rows]) for rows in np.split(np.arange(50), [0, 7, 31])]
+    assert_same_statistics(parts[0] + parts[1] + parts[2] + parts[3], whole)
+
+
+@pytest.mark.parametrize("centring", ["none", "features", "both"])
+def test_centred_statistics(centring):
+    f = features(50, 8)
+    y = label_columns(classes(f, 3))
+    got = TargetStatistics.of(f, y).centred(centring)
+    g = f if centring == "none" else f - f.mean(0)
+    z = y - y.mean(0) if centring == "both" else y
+    wanted = TargetStatistics.of(g, z)
+    for name in ("n", "gram", "total", "cross", "label_square"):
+        np.testing.assert_allclose(getattr(got, name), getattr(wanted, name), atol=1e-9)
+
+
+# -- bad input, and the edges of what is allowed -----------------------------------------------
+
+
+def refused(call) -> DataError:
+    with pytest.raises(DataError) as caught:
+        call()
+    for part in (caught.value.found, caught.value.why, caught.value.remedy):
+        assert part.strip()
+    return caught.value
+
+
+F = features(6, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.zeros(6, int), "the same"),
+        (np.array([], int), "the same"),
+        (np.array([0, 1, 0, -1, 1, -1]), "2 labels are negative"),
+        (np.array([0.5, np.nan, 1, 2, np.inf, 3]), "2 labels are not finite"),
+        (np.array([0, 1, 0, 1, 0]), r"\(6, 3\)"),
+        (np.zeros((6, 2, 2)), r"\(6, 2, 2\)"),
+        (np.array([[0, 1]] * 6), r"\(6, 2\)"),
+        (np.array(["a", "b"] * 3), "type <U1"),
+    ],
+)
+@pytest.mark.parametrize("compat", [False, True])
+def test_labels_that_are_refused(labels, said, compat):
+    f = F[: len(labels)] if len(labels) == 0 else F
+    error = refused(lambda: logme(f, labels, compat=compat))
+    assert re.search(said, str(error)), str(error)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_not_finite(bad):
+    f = F.copy()
+    f[4, 1] = bad
+    assert "Row 4" in refused(lambda: logme(f, [0, 1] * 3)).found
+
+
+def test_features_of_another_shape():
+    assert "(6,)" in refused(lambda: logme(F[:, 0], [0, 1] * 3)).found
+
+
+def test_labels_in_other_types():
+    wanted = logme(F, [0, 1] * 3)
+    assert logme(F, np.array([0, 1] * 3, np.uint8)) == wanted
+    assert logme(F, np.array([False, True] * 3)) == wanted  # two classes, not an output
+    assert logme(F.tolist(), (0, 1, 0, 1, 0, 1)) == wanted
+    assert logme(F.astype(np.float32), [0, 1] * 3) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("centring", ["none", "both"])
+@pytest.mark.parametrize("compat", [False, True])
+def test_features_that_say_nothing(centring, compat):
+    """All rows alike: the score is that of no features, and finite."""
+    f = np.zeros((20, 5)) if centring == "none" else np.ones((20, 5))
+    y = np.arange(20) % 2
+    assert math.isfinite(logme(f, y, centring=centring, unit_norm=True, compat=compat))
+
+
+def test_says_which_source_knows_the_classes():
+    """A sanity check of direction: features that hold the class beat those that do not."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=100)
+    noise = rng.normal(size=(100, 200))
+    informed = noise + 2 * rng.normal(size=(3, 200))[y]
+    for options in ({}, {"centring": "both", "unit_norm": True}):
+        assert logme(informed, y, **options) > logme(noise, y, **options) + 0.05

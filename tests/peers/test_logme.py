@@ -1,0 +1,121 @@
+"""Our LogME against the peers' own code on the same arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from taskscout.methods.evidence import TargetStatistics, label_columns, logme, logme_of_maps
+
+
+def features(n: int, d: int) -> np.ndarray:
+    rng = np.random.default_rng([n, d])
+    spread = np.arange(1, d + 1.0) ** -0.7
+    return rng.normal(size=(n, d)) * spread + 0.3 * rng.normal(size=d)
+
+
+def classes(f: np.ndarray, k: int) -> np.ndarray:
+    rng = np.random.default_rng(k)
+    y = (f @ rng.normal(size=(f.shape[1], k)) + rng.normal(size=(len(f), k))).argmax(1)
+    y[:k] = np.arange(k)
+    return y
+
+
+def outputs(f: np.ndarray, k: int) -> np.ndarray:
+    rng = np.random.default_rng(k)
+    return f @ rng.normal(size=(f.shape[1], k)) + 0.5 * rng.normal(size=(len(f), k))
+
+
+ENOUGH_ROWS = [(100, 100), (120, 100), (1000, 64), (500, 384)]
+TOO_FEW = [(50, 384), (20, 64), (99, 100)]
+
+
+@pytest.mark.parametrize(("n", "d"), ENOUGH_ROWS)
+@pytest.mark.parametrize("k", [2, 7])
+def test_hfselect_classification(peer, n, d, k):
+    f = features(n, d)
+    y = classes(f, k)
+    theirs = peer("hfselect.logme").LogME().fit(f, y)
+    assert logme(f, y, compat=True) == pytest.approx(theirs, abs=1e-6)
+    assert logme(f, y) == pytest.approx(theirs, abs=1e-6 if n > d else 1e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), ENOUGH_ROWS)
+@pytest.mark.parametrize("k", [1, 3])
+def test_hfselect_regression(peer, n, d, k):
+    f = features(n, d)
+    y = outputs(f, k)
+    theirs = peer("hfselect.logme").LogME(regression=True).fit(f, y)
+    assert logme(f, y, compat=True) == pytest.approx(theirs, abs=1e-6)
+    assert logme(f, y) == pytest.approx(theirs, abs=1e-6 if n > d else 1e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), TOO_FEW)
+@pytest.mark.parametrize("k", [2, 7])
+def test_hfselect_with_fewer_rows_than_dimensions(peer, n, d, k):
+    """``compat`` gives the published number; the evidence is another one."""
+    f = features(n, d)
+    y = classes(f, k)
+    theirs = peer("hfselect.logme").LogME().fit(f, y)
+    assert logme(f, y, compat=True) == pytest.approx(theirs, abs=1e-6)
+    if d > 2 * n:
+        assert abs(logme(f, y) - theirs) > 0.1
+
+
+def test_hfselect_counts_class_ids_that_never_occur(peer):
+    f = features(200, 20)
+    y = 2 * classes(f, 3) + 1
+    theirs = peer("hfselect.logme").LogME().fit(f, y)
+    assert logme(f, y, compat=True) == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [30, 300])
+def test_hfselect_on_mapped_features(peer, n):
+    """The score of a map without forming the mapped features."""
+    d, b = 64, 3
+    f = features(n, d)
+    y = classes(f, 4)
+    rng = np.random.default_rng(0)
+    scale, offset = rng.uniform(0.3, 1.2, b), rng.normal(size=(b, d))
+    inner, outer = rng.normal(size=(2, b, d, 8)) / 8
+    ours = logme_of_maps(
+        TargetStatistics.of(f, label_columns(y, compat=True)),
+        scale,
+        inner,
+        outer,
+        offset,
+        compat=True,
+        centring="none",
+        unit_norm=False,
+    )
+    for i in range(b):
+        mapped = scale[i] * f + f @ inner[i] @ outer[i].T + offset[i]
+        theirs = peer("hfselect.logme").LogME().fit(mapped, y)
+        assert ours[i] == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1000, 64), (500, 100), (50, 384)])
+def test_transformer_ranker_regression(peer, n, d):
+    """A second witness: one output, where it starts as everyone does and stops in eleven steps."""
+    import torch
+
+    f = features(n, d)
+    y = outputs(f, 1)[:, 0]
+    estimator = peer("transformer_ranker.estimators").LogME(regression=True)
+    theirs = estimator.fit(torch.from_numpy(f), torch.from_numpy(y))
+    assert logme(f, y, compat=True) == pytest.approx(theirs, abs=1e-6)
+    if n > d:
+        assert logme(f, y) == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1000, 64), (500, 100)])
+def test_transformer_ranker_classification(peer, n, d):
+    """It starts each class where the last one ended, so it ends a little elsewhere."""
+    import torch
+
+    f = features(n, d)
+    y = classes(f, 4)
+    estimator = peer("transformer_ranker.estimators").LogME()
+    theirs = estimator.fit(torch.from_numpy(f), torch.from_numpy(y))
+    assert logme(f, y, compat=True) == pytest.approx(theirs, abs=1e-4)
+    assert logme(f, y) == pytest.approx(theirs, abs=1e-4)
