@@ -97,8 +97,7 @@ class FakeEncoder:
             [np.mean([self._vector(t) for t in r["input_ids"]], axis=0) for r in rows], np.float32
         ).reshape(len(texts), self.dimension)
 
-    # What newer parts of the workbench may ask for before they embed.
-    def load(self) -> None:
+    def warm_up(self) -> None:
         """Nothing to load."""
 
 

@@ -79,10 +79,16 @@ def test_without_a_penalty_it_is_least_squares():
 def test_recovers_a_map_that_is_there(rank):
     """Without noise, and with at least its rank, a map of rank 3 is found exactly."""
     x, fresh = embeddings(500, 16), embeddings(200, 16, seed=1)
-    y, wanted = tuned(x, noise=0), tuned(fresh, noise=0)
+    xc = x[:400] - x[:400].mean(0)
+    u, v = np.random.default_rng(0).normal(size=(2, 16, 3))
+    # No part of U V' goes along with the identity, so 0.6 is the best multiple of it alone.
+    ku = xc.T @ xc @ u
+    v -= ku * (ku * v).sum(0) / (ku**2).sum(0)
+    y, wanted = (0.6 * z + z @ u @ v.T - 2 for z in (x, fresh))
     space_map = fit_map(
         Moments.of(x[:400], y[:400]), Moments.of(x[400:], y[400:]), rank=rank, strengths=(1e-12, 1)
     )
+    assert space_map.scale == pytest.approx(0.6)
     assert space_map.strength == 1e-12
     np.testing.assert_allclose(space_map(fresh), wanted, atol=1e-6)
     assert space_map.explained(Moments.of(fresh, wanted)) == pytest.approx(1, abs=1e-9)
@@ -172,7 +178,7 @@ def test_more_rank_explains_more_of_the_training_rows():
         for r in (0, 1, 2, 4, 8, None)
     ]
     assert errors == sorted(errors, reverse=True)
-    assert errors[0] > 2 * errors[-1]
+    assert errors[0] > 1.5 * errors[-1]
 
 
 def test_rank_above_the_dimension_is_a_full_map():

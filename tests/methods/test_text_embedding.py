@@ -120,12 +120,14 @@ def test_properties(bench, name):
     described = [method.describe(c, bench) for c in copies]
     scores = method.score(target, described, bench)
     assert scores.argmax() == 1
-    assert scores[1] == pytest.approx(1, abs=0.02)
+    if name != "nearest-example-reverse":  # 32 target texts for all of the source's
+        assert scores[1] == pytest.approx(1, abs=0.001)
     np.testing.assert_allclose(method.score(target, described[::-1], bench), scores[::-1])
     np.random.seed(0)
     bench._kept.clear()
     again = [method.describe(permuted(c), bench) for c in copies]
     np.testing.assert_allclose(method.score(permuted(target), again, bench), scores, atol=1e-6)
+    bench._kept.clear()
     stranger = Description(described[0].key, "s", {"encoder": "another"}, described[0].arrays)
     mixed = method.score(target, [stranger, described[0]], bench)
     assert np.isnan(mixed[0])

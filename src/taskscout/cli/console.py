@@ -21,7 +21,7 @@ def stdout() -> Console:
     """For results. Wide when piped, so that tables are not cut."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def stderr() -> Console:

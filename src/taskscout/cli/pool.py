@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -91,9 +91,7 @@ def add(
     exists = (folder / "pool.json").exists()
     settings = Pool.open(folder).encoder if exists else {}
     if encoder is None and settings:
-        from taskscout.models.encoder import DEFAULT_HUB_ID
-
-        encoder = None if settings["model"] == DEFAULT_HUB_ID else settings["model"]
+        encoder = _model_of(dict(settings))
     task = Task.from_file(file, text=text, pair=pair, label=label, kind=task_kind, name=name)
     card = changed(task.card, licence=licence, domain=domain, load=str(file.resolve()))
     task = changed(task, card=card)
@@ -185,6 +183,79 @@ def build(
         processes=processes,
         report=lambda line: console.print(line, markup=False, soft_wrap=True),
     )
+
+
+@pool.command()
+def describe(
+    method: Annotated[str, typer.Option(help="One or several, separated by commas.")],
+    folder: _PoolOption = "builtin",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the pool; the pool itself by default.")
+    ] = None,
+    catalogue: Annotated[
+        Path | None, typer.Option(help="Folder of tasks.json that has the sources' data.")
+    ] = None,
+) -> None:
+    """Make the descriptions that more methods read, from the sources' data."""
+    from taskscout.cli.rank import split_methods
+    from taskscout.errors import PoolError
+    from taskscout.models.tuning import Recipe
+    from taskscout.models.workbench import Workbench
+    from taskscout.pools.build import describe_pool
+    from taskscout.pools.pool import Source
+    from taskscout.tasks import Task
+    from taskscout.tasks.catalogue import Catalogue
+
+    opened = open_pool(folder)
+    if out is not None:
+        opened = opened.unpack(out)
+    elif folder == "builtin":
+        raise PoolError(
+            "The built-in pool cannot be changed in place.",
+            "It belongs to the installation.",
+            "Say where the described pool shall be: --out FOLDER",
+        )
+    data = Catalogue.open(catalogue) if catalogue else None
+
+    def task_of(source: Source) -> Task:
+        if data is not None and source.name in data.names:
+            return data.task(source.name)
+        where = Path(source.card.load)
+        if source.card.load and where.is_file():
+            return Task.from_file(where, kind=source.card.kind, name=source.name)
+        raise PoolError(
+            f"The data of source {source.name!r} are not at hand.",
+            "These descriptions are made from them.",
+            f"Get them ({source.card.load or source.card.homepage}), "
+            "or give a catalogue that has them with --catalogue.",
+        )
+
+    settings = dict(opened.encoder)
+    made = make_workbench(
+        _model_of(settings),
+        settings["pooling"],
+        layers=settings["layers"],
+        max_length=settings["max_length"],
+    )
+
+    def bench_of(recipe: Recipe) -> Workbench:
+        return Workbench(made.encoder, cache=made.cache, recipe=recipe)
+
+    describe_pool(
+        opened,
+        split_methods(method),
+        task_of,
+        bench_of,
+        report=lambda line: stderr().print(line, markup=False, soft_wrap=True),
+    )
+
+
+def _model_of(settings: dict[str, Any]) -> str | None:
+    """The encoder of a pool, as an option would name it."""
+    from taskscout.models.encoder import DEFAULT_HUB_ID
+
+    model: str = settings["model"]
+    return None if model == DEFAULT_HUB_ID else model
 
 
 @pool.command()

@@ -7,9 +7,8 @@ after a colon if need be, and options: ``rrf(esm-logme, vocabulary, k=30)``,
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -25,6 +24,7 @@ from taskscout.methods.method import (
     Method,
     Need,
     get_method,
+    options_of,
 )
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import KINDS, Task
@@ -310,24 +310,17 @@ def parse_method(text: str, **options: Any) -> Method:
     text
         ``name``, or ``name(arguments)``; see the head of this module.
     options
-        Given to every method in the text whose factory knows them, e.g. ``gains`` from
-        ``--grid``; what the text says goes first.
+        Given to every method in the text whose factory knows them, and to no other, e.g.
+        ``gains`` from ``--grid``; what the text says goes first.
 
     Raises
     ------
     MethodError
-        If the text is not of that form, a method is unknown, or an option is known to none.
+        If the text is not of that form, or names a method or an option that there is not.
     """
     parser = _Parser(text, options)
     method = parser.method()
     parser.end()
-    unknown = [o for o in options if o not in parser.used]
-    if unknown:
-        raise MethodError(
-            f"No method in {text!r} has an option {unknown[0]!r}.",
-            "Options are for the methods that know them.",
-            "Leave it out.",
-        )
     return method
 
 
@@ -337,7 +330,6 @@ class _Parser:
     def __init__(self, text: str, options: Mapping[str, Any]) -> None:
         self.text = text
         self.options = options
-        self.used: set[str] = set()
         self.tokens = [m.group(1).strip() for m in _TOKEN.finditer(text)]
         self.at = 0
 
@@ -402,10 +394,9 @@ class _Parser:
     def make(
         self, name: str, members: list[Method], weights: list[float], options: dict[str, Any]
     ) -> Method:
-        known = option_names(name)
+        known = options_of(name)
         for option, value in self.options.items():
             if option in known:
-                self.used.add(option)
                 options.setdefault(option, value)
         if members and "methods" in known:
             options["methods"] = members
@@ -435,31 +426,6 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def option_names(name: str) -> frozenset[str]:
-    """Name the options of a method.
-
-    Raises
-    ------
-    MethodError
-        If there is no such method.
-    """
-    return frozenset(inspect.signature(_factory(name)).parameters)
-
-
-def _factory(name: str) -> Callable[..., Method]:
-    from importlib.metadata import entry_points
-
-    from taskscout.methods.method import ENTRY_POINT_GROUP, _Register
-
-    built_in = _Register.factories().get(name)
-    if built_in is not None:
-        return built_in
-    for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        loaded: Callable[..., Method] = entry.load()
-        return loaded
-    return lambda: get_method(name)  # which says that there is none
 
 
 METHODS: dict[str, Factory] = {"rrf": ReciprocalRank, "zscore": ZScore}

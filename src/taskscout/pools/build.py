@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from taskscout.engines import run
 from taskscout.errors import PoolError
+from taskscout.methods.joint import reads, split
 from taskscout.methods.method import Description, get_method
 from taskscout.models.encoder import Encoder
 from taskscout.models.workbench import Workbench
-from taskscout.pools.pool import Pool, write_atomically
+from taskscout.pools.pool import Pool, Source, write_atomically
 from taskscout.tasks import Task
 from taskscout.tasks.overlap import SKETCH_SIZE, sketch, text_hashes
 from taskscout.tasks.task import SEQUENCE_KINDS
+
+if TYPE_CHECKING:
+    from taskscout.models.tuning import Recipe, TunedModel
 
 #: Keys of the two descriptions that belong to no method.
 TUNED, OVERLAP = "tuned", "overlap"
@@ -116,12 +122,13 @@ def add_source(
             f"does not train above its trivial baseline: test score {scores['score']:.3f}, "
             f"baseline {scores['baseline']:.3f}, standard error {scores['error']:.3f}"
         )
-    descriptions = [describe_tuned(task, bench), describe_overlap(task)]
-    made: dict[str, Description] = {}
-    for name in methods:
-        method = get_method(name)
-        if method.key not in made:
-            made[method.key] = method.describe(task, bench)
+    spent = {"seconds": round(tuned.seconds, 1)}
+    adapter = describe_tuned(task, bench)
+    descriptions = [
+        replace_fields(adapter, header={**adapter.header, **spent}),
+        describe_overlap(task),
+        *describe(task, bench, methods, known=(TUNED, OVERLAP)).values(),
+    ]
     tuning = {
         "recipe": bench.recipe.to_dict(),
         "scores": scores,
@@ -129,8 +136,110 @@ def add_source(
         "seconds": round(tuned.seconds, 1),
         "fingerprint": task.fingerprint,
     }
-    pool.add(task.card, tuning, [*descriptions, *made.values()], replace=replace)
+    pool.add(task.card, tuning, descriptions, replace=replace)
     return None
+
+
+def describe(
+    task: Task, bench: Workbench, methods: Iterable[str], *, known: Iterable[str] = ()
+) -> dict[str, Description]:
+    """Make the descriptions that methods read, by key; each header says what it cost.
+
+    Parameters
+    ----------
+    task
+        The source.
+    bench
+        Tunes and embeds it, once for all methods.
+    methods
+        Names of methods.
+    known
+        Keys that are there already.
+
+    Returns
+    -------
+    New descriptions by key. ``seconds`` in a header counts the tuning of the model too, where
+    the description is made from it.
+    """
+    made: dict[str, Description] = {}
+    for name in methods:
+        method = get_method(name)
+        if set(reads(method)) <= {"card", *known, *made}:
+            continue
+        start = time.perf_counter()
+        found = split(method.describe(task, bench))
+        seconds = time.perf_counter() - start
+        for each in found:
+            if each.key not in (*known, *made, "card"):
+                tuning = bench.tuned(task).seconds if each.key == "space-map" else 0.0
+                header = {**each.header, "seconds": round(seconds + tuning, 2)}
+                made[each.key] = replace_fields(each, header=header)
+    return made
+
+
+def describe_pool(
+    pool: Pool,
+    methods: Sequence[str],
+    task_of: Callable[[Source], Task],
+    bench_of: Callable[[Recipe], Workbench],
+    *,
+    report: Callable[[str], object] = str,
+) -> None:
+    """Add to every source of a pool the descriptions that methods read and it lacks.
+
+    A source whose tuned model is in the pool is not tuned again. Each source is written whole
+    when it is done, so a run that was stopped goes on where it was.
+
+    Parameters
+    ----------
+    pool
+        Changed in place, source by source.
+    methods
+        Names of methods.
+    task_of
+        Gives a source's data.
+    bench_of
+        Gives a workbench with a source's recipe.
+    report
+        Called with one line per source.
+    """
+    from taskscout.models.tuning import Recipe
+
+    keys = {k for name in methods for k in reads(get_method(name))} - {"card"}
+    todo = [s for s in pool if not keys <= set(s.headers)]
+    report(f"{len(pool)} sources, {len(pool) - len(todo)} described before, {len(todo)} to do")
+    for done, source in enumerate(todo, 1):
+        task = task_of(source)
+        bench = bench_of(Recipe(**source.tuning["recipe"]))
+        if TUNED in source.headers:
+            bench.adopt(task, _tuned_of(pool, source, bench))
+        old = [pool.description(source.name, k) for k in source.headers]
+        new = describe(task, bench, methods, known=source.headers)
+        pool.add(source.card, source.tuning, [*old, *new.values()], replace=True)
+        report(f"{done}/{len(todo)} {source.name}: {', '.join(new)}")
+
+
+def _tuned_of(pool: Pool, source: Source, bench: Workbench) -> TunedModel:
+    """The tuned model that a pool carries."""
+    from taskscout.models.tuned_store import restored
+
+    tuned = pool.description(source.name, TUNED)
+    arrays = {
+        name.replace("head.", "head/") if name.startswith("head.") else f"parameters/{name}": array
+        for name, array in tuned.arrays.items()
+    }
+    meta = {
+        "identity": {"recipe": {**source.tuning["recipe"], "checkpoints": ()}},
+        "checkpoints": (),
+        "regression": tuned.header["kind"] == "regression",
+        "center": tuned.header["center"],
+        "scale": tuned.header["scale"],
+        "initialisation": tuned.header.get("initialisation", ""),
+        "scores": source.tuning["scores"],
+        "seconds": source.tuning["seconds"],
+        "trained_on": source.tuning["trained_on"],
+    }
+    return restored(meta, {k: v.astype(np.float32) for k, v in arrays.items()}, bench.encoder)
 
 
 @dataclass(frozen=True)

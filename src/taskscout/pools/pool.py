@@ -434,6 +434,15 @@ class Pool:
         self._header["left_out"] = dict(sorted(reasons.items()))
         self._write_header(self.folder, self._header)
 
+    def unpack(self, folder: str | Path) -> Pool:
+        """Write all sources to another folder as loose files, which can be changed."""
+        out = Pool.create(folder, encoder=self.encoder)
+        for source in self:
+            if source.name not in out:
+                parts = [self.description(source.name, key) for key in source.headers]
+                out.add(source.card, source.tuning, parts)
+        return out
+
     def pack(self, folder: str | Path, *, keys: Sequence[str] | None = None) -> Pool:
         """Write all sources to another folder as one file per description key."""
         folder = Path(folder)
