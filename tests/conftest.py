@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,29 @@ def catalogue() -> Catalogue:
 # Machines that run tests are shared: a test is not wrong because it took long once.
 settings.register_profile("taskscout", deadline=None)
 settings.load_profile("taskscout")
+
+
+@pytest.fixture(scope="session")
+def toy_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a pool of three toy sources; the tiny encoder is in ``encoder`` beside it."""
+    from taskscout.models.cache import NoCache
+    from taskscout.models.tuning import Recipe
+    from taskscout.models.workbench import Workbench
+    from taskscout.pools import Pool
+    from taskscout.pools.build import add_source, encoder_header
+    from tests.tiny import tiny_encoder, toy_task
+
+    folder = tmp_path_factory.mktemp("pools")
+    bench = Workbench(
+        tiny_encoder(folder / "encoder"),
+        cache=NoCache(),
+        recipe=Recipe(epochs=1, least_steps=1, examples=64),
+    )
+    pool = Pool.create(folder / "pool", encoder=encoder_header(bench.encoder))
+    for seed, (name, commercial) in enumerate((("alpha", "yes"), ("beta", "no"), ("gamma", "yes"))):
+        task = toy_task(name, seed=seed)
+        card = replace(
+            task.card, commercial=commercial, licence="CC BY 4.0", domain=f"{name} reviews"
+        )
+        add_source(pool, replace(task, card=card), bench)
+    return folder / "pool"

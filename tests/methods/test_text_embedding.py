@@ -163,7 +163,7 @@ def test_an_encoder_without_a_pooler_says_so(tmp_path):
 
     config = GPT2Config(
         vocab_size=len(VOCABULARY), n_embd=16, n_layer=1, n_head=2, n_positions=64,
-        bos_token_id=2, eos_token_id=3,
+        bos_token_id=2, eos_token_id=3, pad_token_id=0,
     )  # fmt: skip
     bench = Workbench(tiny_encoder(tmp_path / "gpt", config=config), cache=NoCache())
     with pytest.raises(ModelError, match="no pooler"):

@@ -69,8 +69,8 @@ def pretrained(encoder: Encoder) -> dict[str, torch.Tensor]:
 def test_the_default_recipe_is_what_pools_are_built_with() -> None:
     given = Recipe().to_dict()
     known = {
-        "tuning": "lora", "examples": 3000, "tokens": 200_000, "epochs": 2, "batch_size": 32,
-        "learning_rate": 2e-3, "least_steps": 96, "rank": 4, "alpha": 8, "modules": "all",
+        "tuning": "lora", "examples": 1500, "tokens": 60_000, "epochs": 2, "batch_size": 32,
+        "learning_rate": 2e-3, "least_steps": 48, "rank": 4, "alpha": 8, "modules": "all",
         "seed": 0,
     }  # fmt: skip
     assert {k: given[k] for k in known} == known
@@ -110,8 +110,8 @@ def test_what_can_be_learnt_is_learnt_and_nothing_else(tiny: Encoder, tuning: Tu
     learnt, not_learnt = tuned(tiny, tuning), tuned(tiny, tuning, shuffled=True)
     assert learnt.scores["score"] > 0.8
     assert abs(not_learnt.scores["accuracy"] - 0.5) < 0.25
-    assert loss_of(learnt, tiny) < 0.5
-    assert loss_of(not_learnt, tiny) > 0.5
+    assert loss_of(learnt, tiny) < 0.55
+    assert loss_of(not_learnt, tiny) > 0.6
 
 
 def loss_of(model: TunedModel, encoder: Encoder) -> float:

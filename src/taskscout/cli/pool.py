@@ -108,7 +108,8 @@ def add(
             report=report,
         )
         bench = Workbench(made.encoder, cache=made.cache, recipe=recipe, progress=report)
-        opened = Pool.create(folder, encoder=encoder_header(bench.encoder))
+        header = encoder_header(bench.encoder)
+        opened = Pool.create(folder, encoder=header, write=False)
         add_source(opened, task, bench, replace=replace)
     source = opened.source(task.name)
     scores = source.tuning["scores"]

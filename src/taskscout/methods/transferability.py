@@ -665,8 +665,9 @@ class TransRate(_TransRate, SourceModelMethod):
     per source at 384 dimensions.
 
     *Fails* with few rows: R(F_c) of a class with fewer rows than dimensions grows with its rows,
-    not with its spread. Rare classes count as much as frequent ones, and the order of sources
-    can change with eps.
+    not with its spread, and then features that fill many dimensions win, those of the untouched
+    encoder first. Rare classes count as much as frequent ones, and the order of sources can
+    change with eps.
 
     *Reference.* Huang et al. 2022 (ICML, arXiv 2106.09362).
     """

@@ -294,12 +294,15 @@ class Encoder:
 
     def _longest(self) -> int | None:
         """Positions the model has, where its configuration says; None for relative ones."""
-        for key in ("max_position_embeddings", "n_positions"):
-            if isinstance(self.config.get(key), int):
-                # RoBERTa and its kin number positions from the padding id on.
-                offset = self.config.get("model_type") in _OFFSET_POSITIONS
-                return int(self.config[key]) - (self.config.get("pad_token_id", 1) + 1) * offset
-        return None
+        config = self.config
+        kind = str(config.get("model_type", ""))
+        if "t5" in kind or config.get("position_biased_input") is False:
+            return None
+        longest = config.get("max_position_embeddings", config.get("n_positions"))
+        if not isinstance(longest, int) or longest <= 0:
+            return None
+        # RoBERTa and its kin number positions from the padding id on.
+        return longest - (config.get("pad_token_id", 1) + 1 if kind in _OFFSET_POSITIONS else 0)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -309,6 +312,9 @@ class Encoder:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            if len(tokenizer) <= len(tokenizer.all_special_tokens):
+                # Where its files are missing, transformers makes one that knows no word.
+                raise ValueError("It knows no words: tokenizer.json or its like is missing.")
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(
                 f"{self.folder} has no tokenizer that can be loaded.",

@@ -127,15 +127,13 @@ def with_prompt(
     ModelError
         If the encoder has too few positions for prompt and text, or does not take such a prompt.
     """
-    positions = getattr(body.config, "max_position_embeddings", None)
-    # RoBERTa counts positions from its padding id + 1.
-    offset = (body.config.pad_token_id or 0) + 1 if "roberta" in body.config.model_type else 0
-    if positions is not None and length + encoder.max_length + offset > positions:
+    positions = encoder._longest()
+    if positions is not None and length + encoder.max_length > positions:
         raise ModelError(
             f"A prompt of {length} and texts of up to {encoder.max_length} tokens make "
             f"{length + encoder.max_length} positions.",
-            f"{encoder.model_id} has {positions - offset}.",
-            f"Use prompt_length or max_length so that they sum to {positions - offset} at most.",
+            f"{encoder.model_id} has {positions}.",
+            f"Give a prompt_length and a max_length that sum to {positions} at most.",
         )
     torch.manual_seed(seed)
     out = PromptedBody(body, length, place)

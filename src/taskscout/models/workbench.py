@@ -93,7 +93,8 @@ class Workbench:
         def make() -> NDArray[np.float32]:
             return self.embed(*task.inputs(split), what=f"embedding {task.name}")
 
-        out: NDArray[np.float32] = self._once((task.fingerprint, split, "base"), make)
+        key = (task.fingerprint, split, "base", _order(task, split))
+        out: NDArray[np.float32] = self._once(key, make)
         return out
 
     def embed(
@@ -204,9 +205,7 @@ class Workbench:
             digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
             digest.update(array.tobytes())
         texts, pairs = task.inputs(split)
-        # A fingerprint does not tell the order of the rows.
-        order = hash((tuple(texts), None if pairs is None else tuple(pairs)))
-        key = (task.fingerprint, split, "source", digest.hexdigest(), order)
+        key = (task.fingerprint, split, "source", digest.hexdigest(), _order(task, split))
         if key in self._kept:
             known: NDArray[np.float32] = self._kept[key]
             return known
@@ -304,6 +303,18 @@ class Workbench:
                 progress=self._progress_for(f"embedding {task.name}, tuned"),
             )
 
-        key = (task.fingerprint, split, "tuned", replace(recipe, checkpoints=()))
+        key = (
+            task.fingerprint,
+            split,
+            "tuned",
+            replace(recipe, checkpoints=()),
+            _order(task, split),
+        )
         out: NDArray[np.float32] = self._once(key, make)
         return out
+
+
+def _order(task: Task, split: str) -> int:
+    """A key of the order of a split's rows, which a fingerprint does not tell."""
+    texts, pairs = task.inputs(split)
+    return hash((tuple(texts), None if pairs is None else tuple(pairs)))

@@ -99,7 +99,8 @@ def add_source(
     Raises
     ------
     PoolError
-        If the pool has another encoder or pooling, or the kind cannot be tuned yet.
+        If the pool has another encoder or pooling, the kind cannot be tuned yet, or the name
+        cannot be taken.
     """
     if pool.encoder["fingerprint"] != bench.encoder.fingerprint:
         raise PoolError(
@@ -115,6 +116,7 @@ def add_source(
             f"Sources of kind {' and '.join(SEQUENCE_KINDS)} can be added.",
             "Leave it out.",
         )
+    pool.check_name(task.card.name, replace=replace)
     tuned = bench.tuned(task)
     scores = {k: round(v, 5) for k, v in tuned.scores.items()}
     if only_if_it_learns and scores["score"] <= scores["baseline"] + scores["error"]:

@@ -36,6 +36,8 @@ from taskscout.tasks import TaskCard
 
 FORMAT = 1
 _META = "taskscout"
+#: What reading a damaged file can raise.
+_UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -53,6 +55,10 @@ def _canonical(data: Any) -> str:
     return json.dumps(data, sort_keys=True, ensure_ascii=False)
 
 
+def _header_bytes(header: Mapping[str, Any]) -> bytes:
+    return (json.dumps(header, indent=1, ensure_ascii=False) + "\n").encode()
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside and rename: the file holds the old bytes or the new, whenever killed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -64,6 +70,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unreadable_source(path: Path, error: Exception) -> PoolError:
+    return PoolError(
+        f"{path} cannot be read ({type(error).__name__}).",
+        "It was cut short or changed.",
+        "Remove the file and add the source again.",
+    )
 
 
 @dataclass(frozen=True)
@@ -110,8 +124,9 @@ class _Packed:
         self.path = path
         try:
             self._file = safe_open(path, framework="numpy")
-            meta = json.loads(self._file.metadata()[_META])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            self._text = self._file.metadata()[_META]
+            meta = json.loads(self._text)
+        except _UNREADABLE as error:
             raise PoolError(
                 f"{path} cannot be read ({type(error).__name__}).",
                 "It is missing, cut short or not a taskscout pool file.",
@@ -146,11 +161,12 @@ class _Packed:
     def verify(self) -> bool:
         """Whether the bytes still have the checksum they were written with."""
         try:
-            flat = {name: self._file.get_tensor(name) for name in self.shapes}
-        except SafetensorError:
+            flat = {name: self._file.get_tensor(name) for name in self._file.keys()}  # noqa: SIM118
+            meta = {"sources": self.names, "shapes": self.shapes, "checksum": self.checksum}
+            text = _canonical([self.names, self.shapes])
+            return self._text == _canonical(meta) and _checksum(flat, text) == self.checksum
+        except _UNREADABLE:
             return False
-        text = _canonical([self.names, self.shapes])
-        return _checksum(flat, text) == self.checksum
 
     @staticmethod
     def write(path: Path, described: Sequence[tuple[str, Mapping[str, NDArray[Any]]]]) -> None:
@@ -233,37 +249,55 @@ class Pool:
             )
         try:
             header = json.loads(path.read_text(encoding="utf-8"))
-            version = header["format"]
-        except (ValueError, KeyError, TypeError) as error:
+            version = int(header["format"])
+            if version > FORMAT:
+                raise PoolError(
+                    f"{path} has format {version}.",
+                    f"This taskscout reads formats up to {FORMAT}.",
+                    "Upgrade it: pip install --upgrade taskscout",
+                )
+            pool = cls(folder, header)
+            _ = pool.encoder["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PoolError(
-                f"{path} is not a pool's header ({error}).",
+                f"{path} is not a pool's header ({type(error).__name__}: {error}).",
                 "It was cut short or changed by hand.",
                 "Restore it from a copy, or build the pool again.",
             ) from error
-        if version > FORMAT:
-            raise PoolError(
-                f"{path} has format {version}.",
-                f"This taskscout reads formats up to {FORMAT}.",
-                "Upgrade it: pip install --upgrade taskscout",
-            )
-        return cls(folder, header)
+        return pool
 
     @classmethod
-    def create(cls, folder: str | Path, *, encoder: Mapping[str, Any]) -> Pool:
-        """Begin an empty pool, or open the one that is there."""
+    def create(cls, folder: str | Path, *, encoder: Mapping[str, Any], write: bool = True) -> Pool:
+        """Begin an empty pool, or open the one that is there.
+
+        Parameters
+        ----------
+        folder
+            Made where it is missing.
+        encoder
+            What :func:`taskscout.pools.build.encoder_header` gives.
+        write
+            False leaves the disk as it is until the first source is added.
+        """
         folder = Path(folder).expanduser()
-        if not (folder / "pool.json").exists():
-            (folder / "sources").mkdir(parents=True, exist_ok=True)
-            header = {"format": FORMAT, "encoder": dict(encoder), "sources": []}
-            cls._write_header(folder, header)
-        return cls.open(folder)
+        if (folder / "pool.json").exists():
+            return cls.open(folder)
+        pool = cls(folder, {"format": FORMAT, "encoder": dict(encoder), "sources": []})
+        if write:
+            pool._begin()
+        return pool
+
+    def _begin(self) -> None:
+        """Write the header where there is none yet."""
+        if not (self.folder / "pool.json").exists():
+            (self.folder / "sources").mkdir(parents=True, exist_ok=True)
+            self._write_header(self.folder, self._header)
 
     @staticmethod
     def _write_header(folder: Path, header: Mapping[str, Any]) -> None:
         body = {k: v for k, v in header.items() if k != "checksum"}
         body["checksum"] = _checksum({}, _canonical(body))
-        text = json.dumps(body, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(folder / "pool.json", text.encode())
+        write_atomically(folder / "pool.json", _header_bytes(body))
 
     # -- reading --------------------------------------------------------------------
 
@@ -331,7 +365,14 @@ class Pool:
         if name in self._loose:
             arrays = self._read_arrays(self._loose[name], key)
         else:
-            arrays = self._packed_file(key).arrays(name)
+            packed = self._packed_file(key)
+            if name not in packed:
+                raise PoolError(
+                    f"{packed.path} does not hold source {name!r}.",
+                    "It belongs to another pool than the pool.json beside it.",
+                    "Install or copy the pool again.",
+                )
+            arrays = packed.arrays(name)
         return Description(key, name, source.headers[key], arrays)
 
     def descriptions(self, key: str, names: Sequence[str] | None = None) -> Descriptions:
@@ -348,24 +389,44 @@ class Pool:
         try:
             with safe_open(path, framework="numpy") as f:
                 return Source.from_dict(json.loads(f.metadata()[_META])["source"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise PoolError(
-                f"{path} cannot be read ({type(error).__name__}).",
-                "It was cut short or changed.",
-                "Remove the file and add the source again.",
-            ) from error
+        except _UNREADABLE as error:
+            raise _unreadable_source(path, error) from error
 
     @staticmethod
     def _read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]]:
-        with safe_open(path, framework="numpy") as f:
-            prefix = f"{key}/"
-            return {
-                n.removeprefix(prefix): f.get_tensor(n)
-                for n in f.keys()  # noqa: SIM118  # not a dict
-                if n.startswith(prefix)
-            }
+        try:
+            with safe_open(path, framework="numpy") as f:
+                prefix = f"{key}/"
+                return {
+                    n.removeprefix(prefix): f.get_tensor(n)
+                    for n in f.keys()  # noqa: SIM118  # not a dict
+                    if n.startswith(prefix)
+                }
+        except _UNREADABLE as error:
+            raise _unreadable_source(path, error) from error
 
     # -- changing ---------------------------------------------------------------------
+
+    def check_name(self, name: str, *, replace: bool = False) -> None:
+        """Refuse a name that a source cannot have here, before work is put into it.
+
+        Raises
+        ------
+        PoolError
+            If the name is taken (and not ``replace``) or cannot be a file name.
+        """
+        if not _NAME.fullmatch(name) or len(name) > 100 or name == "none":
+            raise PoolError(
+                f"{name!r} cannot name a source.",
+                "A name has at most 100 letters, digits, '.', '_' and '-', and is not 'none'.",
+                "Give another with --name.",
+            )
+        if name in self._sources and not replace:
+            raise PoolError(
+                f"The pool {self.folder} has a source {name!r} already.",
+                "Two sources of one name could not be told apart.",
+                "Give another name with --name, or replace it with --replace.",
+            )
 
     def add(
         self,
@@ -383,18 +444,7 @@ class Pool:
             If the name is taken (and not ``replace``) or cannot be a file name.
         """
         name = card.name
-        if not _NAME.fullmatch(name) or name == "none":
-            raise PoolError(
-                f"{name!r} cannot name a source.",
-                "A name has letters, digits, '.', '_' and '-', and is not 'none'.",
-                "Give another with --name.",
-            )
-        if name in self._sources and not replace:
-            raise PoolError(
-                f"The pool {self.folder} has a source {name!r} already.",
-                "Two sources of one name could not be told apart.",
-                "Give another name with --name, or replace it with --replace.",
-            )
+        self.check_name(name, replace=replace)
         descriptions = list(descriptions)
         source = Source(card, tuning, {d.key: d.header for d in descriptions})
         arrays = {f"{d.key}/{a}": v for d in descriptions for a, v in d.arrays.items()}
@@ -402,6 +452,7 @@ class Pool:
         meta: dict[str, Any] = {"source": source.to_dict()}
         meta["checksum"] = _checksum(arrays, _canonical(source.to_dict()))
         path = self.folder / "sources" / f"{name}.safetensors"
+        self._begin()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save_bytes(arrays, {_META: _canonical(meta)}))
         self._sources[name] = source
@@ -437,6 +488,8 @@ class Pool:
     def unpack(self, folder: str | Path) -> Pool:
         """Write all sources to another folder as loose files, which can be changed."""
         out = Pool.create(folder, encoder=self.encoder)
+        if self.left_out:
+            out.set_left_out(self.left_out)
         for source in self:
             if source.name not in out:
                 parts = [self.description(source.name, key) for key in source.headers]
@@ -466,16 +519,28 @@ class Pool:
         Every array, header and card is compared with the checksum it was written with.
         """
         problems = []
-        body = {k: v for k, v in self._header.items() if k != "checksum"}
-        if self._header.get("checksum") != _checksum({}, _canonical(body)):
-            problems.append(f"{self.folder / 'pool.json'}: the checksum does not match.")
+        path = self.folder / "pool.json"
+        try:
+            data = path.read_bytes()
+            header = json.loads(data)
+            body = {k: v for k, v in header.items() if k != "checksum"}
+            good = header["checksum"] == _checksum({}, _canonical(body))
+            # A changed bit can leave a text that says the same, such as 1e-5 as 1E-5.
+            good &= data == _header_bytes(header)
+        except _UNREADABLE:
+            good = False
+        if not good:
+            problems.append(f"{path}: the checksum does not match.")
         for path in self._loose.values():
             try:
                 with safe_open(path, framework="numpy") as f:
-                    meta = json.loads(f.metadata()[_META])
+                    text = f.metadata()[_META]
                     arrays = {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118  # not a dict
-                good = meta["checksum"] == _checksum(arrays, _canonical(meta["source"]))
-            except (OSError, SafetensorError, KeyError, ValueError):
+                meta = json.loads(text)
+                good = text == _canonical(meta)
+                good &= meta["source"]["card"]["name"] == path.stem
+                good &= meta["checksum"] == _checksum(arrays, _canonical(meta["source"]))
+            except _UNREADABLE:
                 good = False
             if not good:
                 problems.append(f"{path}: the checksum does not match.")

@@ -1,0 +1,81 @@
+"""Where work runs: order, results, errors, and what a process leaves behind."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from taskscout.engines import processes_available, run
+from taskscout.errors import PoolError
+
+
+def double(job: int) -> int:
+    return 2 * job
+
+
+def fail_at_two(job: int) -> int:
+    if job == 2:
+        raise PoolError("Two was found.", "It is even.", "Leave it out.")
+    return job
+
+
+def where(job: int) -> tuple[int, str | None, int]:
+    import torch
+
+    return os.getpid(), os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+
+
+def test_one_process_keeps_the_order():
+    assert list(run(double, [3, 1, 2])) == [(3, 6), (1, 2), (2, 4)]
+    assert list(run(double, [])) == []
+
+
+def test_one_process_is_this_one():
+    pids = []
+    for _, pid in run(lambda job: os.getpid(), [1, 2]):
+        pids.append(pid)
+    assert set(pids) == {os.getpid()}
+    # A single job is not worth a process.
+    assert next(run(lambda job: os.getpid(), [1], processes=4))[1] == os.getpid()
+
+
+def test_one_process_works_as_results_are_taken():
+    done = []
+    results = run(lambda job: done.append(job) or job, [1, 2, 3])
+    assert done == []
+    next(results)
+    assert done == [1]
+    assert [job for job, _ in results] == [2, 3]
+
+
+def test_errors_come_through():
+    seen = []
+    with pytest.raises(PoolError, match="Two was found"):
+        for job, _ in run(fail_at_two, [0, 1, 2, 3]):
+            seen.append(job)
+    assert seen == [0, 1]
+
+
+def test_processes_available():
+    assert 1 <= processes_available() <= (os.cpu_count() or 1)
+
+
+def test_two_processes(monkeypatch: pytest.MonkeyPatch):
+    """Results of all jobs, one thread each, and this process's environment as it was."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    found = dict(run(where, [1, 2, 3, 4], processes=2))
+    assert sorted(found) == [1, 2, 3, 4]
+    pids = {pid for pid, _, _ in found.values()}
+    assert 1 <= len(pids) <= 2
+    assert os.getpid() not in pids
+    assert {(variable, threads) for _, variable, threads in found.values()} == {("1", 1)}
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_errors_of_other_processes_come_through():
+    with pytest.raises(PoolError, match="Two was found") as caught:
+        list(run(fail_at_two, [0, 1, 2, 3], processes=2))
+    assert caught.value.remedy == "Leave it out."
