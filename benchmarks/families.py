@@ -76,7 +76,7 @@ def hits(
 def main() -> None:
     """Run all variants and publish."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 200])
+    parser.add_argument("--rows", type=int, nargs="+", default=[200], help="of each target")
     rows = parser.parse_args().rows
     bench = Workbench()
     summary, tables = [], {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 
 import pytest
 
@@ -75,7 +76,8 @@ def test_two_processes(monkeypatch: pytest.MonkeyPatch):
     assert "MKL_NUM_THREADS" not in os.environ
 
 
-def test_errors_of_other_processes_come_through():
-    with pytest.raises(PoolError, match="Two was found") as caught:
-        list(run(fail_at_two, [0, 1, 2, 3], processes=2))
-    assert caught.value.remedy == "Leave it out."
+def test_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(PoolError("Two was found.", "It is even.", "Leave it out.")))
+    assert isinstance(error, PoolError)
+    assert str(error) == "Two was found. It is even. Leave it out."
+    assert error.remedy == "Leave it out."

@@ -177,25 +177,25 @@ def test_descriptions_that_some_sources_lack(tmp_path: Path):
         assert each.verify() == []
 
 
-def test_descriptions_are_read_one_by_one(packed: Pool, loose: Pool, monkeypatch: Any):
-    for pool in (loose, packed):
-        read = []
-        real = Pool.description
-        monkeypatch.setattr(Pool, "description", lambda s, n, k: read.append(n) or real(s, n, k))
-        found = pool.descriptions("map")
-        assert len(found) == 4
-        assert read == []
-        assert found[1].source == pool.names[1]
-        assert found[-1].source == pool.names[-1]
-        assert len(read) == 2
-        some = found[1:3]
-        assert len(some) == 2
-        assert len(read) == 2
-        assert [d.source for d in some] == list(pool.names[1:3])
-        assert [d.source for d in pool.descriptions("map", ["d-4", "a"])] == ["d-4", "a"]
-        with pytest.raises(IndexError):
-            found[4]
-        monkeypatch.setattr(Pool, "description", real)
+@pytest.mark.parametrize("kind", ["loose", "packed"])
+def test_descriptions_are_read_one_by_one(kind: str, request: Any, monkeypatch: Any):
+    pool: Pool = request.getfixturevalue(kind)
+    read = []
+    real = Pool.description
+    monkeypatch.setattr(Pool, "description", lambda s, n, k: read.append(n) or real(s, n, k))
+    found = pool.descriptions("map")
+    assert len(found) == 4
+    assert read == []
+    assert found[1].source == pool.names[1]
+    assert found[-1].source == pool.names[-1]
+    assert len(read) == 2
+    some = found[1:3]
+    assert len(some) == 2
+    assert len(read) == 2
+    assert [d.source for d in some] == list(pool.names[1:3])
+    assert [d.source for d in pool.descriptions("map", ["d-4", "a"])] == ["d-4", "a"]
+    with pytest.raises(IndexError):
+        found[4]
 
 
 def test_arrays_come_as_they_went_in(tmp_path: Path):
@@ -217,6 +217,17 @@ def test_arrays_come_as_they_went_in(tmp_path: Path):
             assert got[key].dtype == array.dtype
             assert got[key].shape == array.shape
             np.testing.assert_array_equal(got[key], array)
+
+
+def test_a_source_whose_last_array_is_empty(tmp_path: Path):
+    """Such as the sketch of a task whose texts are all too short for one."""
+    pool = Pool.create(tmp_path / "pool", encoder=ENCODER)
+    empty, one = np.zeros(0, np.uint64), np.ones(1, np.uint64)
+    for name, array in (("a", empty), ("b", one), ("c", empty)):
+        pool.add(card(name), {}, [Description("overlap", name, {}, {"sketch": array})])
+    packed = pool.pack(tmp_path / "packed")
+    assert [len(d.arrays["sketch"]) for d in packed.descriptions("overlap")] == [0, 1, 0]
+    assert packed.verify() == []
 
 
 def test_source_from_dict():
@@ -404,7 +415,7 @@ def test_a_kill_at_any_moment(tmp_path: Path):
         for source in pool:
             i = source.tuning["i"]
             versions.add(i)
-            assert i >= max(certain, default=last)
+            assert i >= max(certain, default=0)
             found = pool.description(source.name, "k")
             assert found.header == {"i": i}
             assert (found.arrays["x"] == i).all()

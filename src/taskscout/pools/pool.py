@@ -126,22 +126,22 @@ class _Packed:
             self._file = safe_open(path, framework="numpy")
             self._text = self._file.metadata()[_META]
             meta = json.loads(self._text)
+            self.names: list[str] = meta["sources"]
+            self.shapes: dict[str, list[list[int] | None]] = meta["shapes"]
+            self.checksum: str = meta["checksum"]
+            self._at = {name: i for i, name in enumerate(self.names)}
+            self._offsets = {
+                array: np.concatenate(
+                    [[0], np.cumsum([0 if s is None else int(np.prod(s)) for s in shapes])]
+                )
+                for array, shapes in self.shapes.items()
+            }
         except _UNREADABLE as error:
             raise PoolError(
                 f"{path} cannot be read ({type(error).__name__}).",
                 "It is missing, cut short or not a taskscout pool file.",
                 "Install or copy the pool again.",
             ) from error
-        self.names: list[str] = meta["sources"]
-        self.shapes: dict[str, list[list[int] | None]] = meta["shapes"]
-        self.checksum: str = meta["checksum"]
-        self._at = {name: i for i, name in enumerate(self.names)}
-        self._offsets = {
-            array: np.concatenate(
-                [[0], np.cumsum([0 if s is None else int(np.prod(s)) for s in shapes])]
-            )
-            for array, shapes in self.shapes.items()
-        }
 
     def __contains__(self, name: str) -> bool:
         return name in self._at
@@ -153,8 +153,13 @@ class _Packed:
         for array, shapes in self.shapes.items():
             shape = shapes[i]
             if shape is not None:
-                start, stop = self._offsets[array][i : i + 2]
-                flat = self._file.get_slice(array)[int(start) : int(stop)]
+                start, stop = map(int, self._offsets[array][i : i + 2])
+                if start < stop:
+                    flat = self._file.get_slice(array)[start:stop]
+                elif self._offsets[array][-1]:  # safetensors refuses an empty slice
+                    flat = self._file.get_slice(array)[0:1][:0]
+                else:
+                    flat = self._file.get_tensor(array)
                 out[array] = flat.reshape(shape)
         return out
 
@@ -448,7 +453,7 @@ class Pool:
         descriptions = list(descriptions)
         source = Source(card, tuning, {d.key: d.header for d in descriptions})
         arrays = {f"{d.key}/{a}": v for d in descriptions for a, v in d.arrays.items()}
-        arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        arrays = {k: np.asarray(v, order="C") for k, v in arrays.items()}
         meta: dict[str, Any] = {"source": source.to_dict()}
         meta["checksum"] = _checksum(arrays, _canonical(source.to_dict()))
         path = self.folder / "sources" / f"{name}.safetensors"
