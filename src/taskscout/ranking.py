@@ -321,6 +321,8 @@ def rank(
     chosen = rows_for_ranking(target, examples, seed=seed)
 
     start = time.perf_counter()
+    # A workbench may have served other rankings before: what it has spent and made is theirs.
+    before = dict(bench.seconds), bench.embedded, bench.recalled
     overlap = _overlaps(chosen, pool)
     left_out: dict[str, str] = {}
     for source in pool:
@@ -369,7 +371,8 @@ def rank(
     if flagged:
         parts = ", ".join(f"{r.name} ({r.overlap:.0%})" for r in flagged)
         notes.append(f"sources that contain texts of the target: {parts}")
-    scoring = time.perf_counter() - start - sum(bench.seconds.values())
+    seconds = {k: v - before[0].get(k, 0.0) for k, v in bench.seconds.items()}
+    scoring = time.perf_counter() - start - sum(seconds.values())
     return Ranking(
         target=target.name,
         methods=tuple(used),
@@ -378,9 +381,9 @@ def rank(
         of=len(target),
         notes=tuple(notes),
         left_out=left_out,
-        seconds={**bench.seconds, "scoring": max(scoring, 0.0)},
-        embedded=bench.embedded,
-        recalled=bench.recalled,
+        seconds={**seconds, "scoring": max(scoring, 0.0)},
+        embedded=bench.embedded - before[1],
+        recalled=bench.recalled - before[2],
         costs=costs,
     )
 
@@ -441,13 +444,19 @@ def _methods(
         return get_method(text, **known)
 
     made: list[Method] = []
+    seen: set[str] = set()
     for each in wanted:
         if not isinstance(each, str):
             made.append(each)
-        elif each == ALL:
+            continue
+        if each in seen:
+            continue
+        seen.add(each)
+        if each == ALL:
             for name in dict.fromkeys((DEFAULT, *method_names())):
                 if name in COMPOSED or name in {m.name for m in made}:
                     continue
+                seen.add(name)
                 made.append(make(name))
         elif refine is not None and not made:
             made.append(make(f"{each}>{REFINED_BY}", refine))
@@ -456,6 +465,13 @@ def _methods(
     if not made:
         raise MethodError(
             "No method was named.", "Something has to order the sources.", f"Name {DEFAULT}."
+        )
+    twice = {m.name for m in made if sum(m.name == other.name for other in made) > 1}
+    if twice:
+        raise MethodError(
+            f"{min(twice)} was asked for more than once.",
+            "A ranking has one column per name of a method.",
+            "Name it once; to compare options of one method, rank once with each.",
         )
     return made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,3 @@ def published() -> Path:
     if not (folder / "taskweb_grid.parquet").is_file():
         pytest.skip("no published results beside the repository")
     return folder
-
-
-Maker = Callable[..., Task]

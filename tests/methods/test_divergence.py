@@ -20,7 +20,8 @@ from .conftest import DIMENSION, make_task, permuted
 
 NAMES = sorted(METHODS)
 EMBEDDINGS = [n for n in NAMES if n.startswith("embeddings")]
-SYMMETRIC = [n for n in NAMES if "kl" not in n and "renyi" not in n]
+#: A target is not among the documents its topics are fitted on, so those are left out.
+SYMMETRIC = [n for n in NAMES if "kl" not in n and "renyi" not in n and "topics" not in n]
 
 
 @pytest.fixture
@@ -106,8 +107,6 @@ def test_order_and_global_state_do_not_matter(bench, copies, name):
 
 @pytest.mark.parametrize("name", SYMMETRIC)
 def test_symmetry(bench, copies, name):
-    if name.startswith("topics"):
-        pytest.skip("a target is not among the documents its topics are fitted on")
     method = METHODS[name]()
     a, b = copies[0], copies[3]
     there = method.score(a, [method.describe(b, bench)], bench)

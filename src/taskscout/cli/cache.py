@@ -30,12 +30,14 @@ def info(context: typer.Context, as_json: _Json = False) -> None:
         typer.echo(json.dumps(data, indent=1))
         return
     from rich.table import Table
+    from rich.text import Text
 
     from taskscout.reports.terminal import size
 
     console = stdout()
     used = f"{size(found.bytes)} of at most {size(found.max_bytes)}"
-    console.print(f"{found.path}: {found.entries:,} embeddings, {used}", soft_wrap=True)
+    line = f"{found.path}: {found.entries:,} embeddings, {used}"
+    console.print(line, markup=False, soft_wrap=True)
     if found.spaces:
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("space", no_wrap=True)
@@ -44,7 +46,7 @@ def info(context: typer.Context, as_json: _Json = False) -> None:
             table.add_column(column, justify="right")
         for s in found.spaces:
             when = f"{s.used:%Y-%m-%d %H:%M} UTC"
-            table.add_row(s.space, s.label, f"{s.entries:,}", size(s.bytes), when)
+            table.add_row(s.space, Text(s.label), f"{s.entries:,}", size(s.bytes), when)
         console.print(table)
 
 

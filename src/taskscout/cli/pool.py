@@ -33,7 +33,7 @@ def list_sources(folder: _PoolOption = "builtin", as_json: _Json = False) -> Non
     console = stdout()
     console.print(pool_table(opened))
     console.print(f"\n{len(opened)} sources, tuned on {opened.encoder['model']}, "
-                  f"pooling {opened.encoder['pooling']}")  # fmt: skip
+                  f"pooling {opened.encoder['pooling']}", markup=False)  # fmt: skip
     console.print(LICENCE_LEGEND, style="dim", markup=False)
     for name, reason in opened.left_out.items():
         console.print(f"not in the pool: {name}: {reason}", style="dim", markup=False)
@@ -87,13 +87,20 @@ def add(
     from taskscout.pools.build import add_source, encoder_header
     from taskscout.pools.pool import Pool
     from taskscout.tasks import Task
+    from taskscout.tasks.catalogue import commercial_use
 
     exists = (folder / "pool.json").exists()
     settings = Pool.open(folder).encoder if exists else {}
     if encoder is None and settings:
         encoder = _model_of(dict(settings))
     task = Task.from_file(file, text=text, pair=pair, label=label, kind=task_kind, name=name)
-    card = changed(task.card, licence=licence, domain=domain, load=str(file.resolve()))
+    card = changed(
+        task.card,
+        licence=licence,
+        commercial=commercial_use(licence, None),
+        domain=domain,
+        load=str(file.resolve()),
+    )
     task = changed(task, card=card)
     console = stderr()
     for note in task.notes:
@@ -269,4 +276,4 @@ def pack(
 
     packed = open_pool(str(folder)).pack(out)
     total = sum(p.stat().st_size for p in out.iterdir() if p.is_file())
-    stderr().print(f"{out}: {len(packed)} sources, {size(total)}", soft_wrap=True)
+    stderr().print(f"{out}: {len(packed)} sources, {size(total)}", markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import ClassVar
 
 import numpy as np
@@ -280,7 +281,7 @@ _ENTRIES = (
         "renyi",
         "Renyi divergence",
         "D = log(sum p^a q^(1 - a)) / (a - 1), a = 0.99 (option ``alpha``)",
-        "Close to ``kl`` at 0.99, and bounded where the source lacks a term; smaller orders "
+        "Close to ``kl`` at 0.99, and finite where the source lacks a term; smaller orders "
         "look more at shared terms than at missing ones.",
         measures.renyi,
         "Renyi 1961; order 0.99 for domains: Van Asch and Daelemans 2010",
@@ -343,12 +344,16 @@ _ENTRIES = (
 def _text(entry: _Entry, over: str, what: str, rest: str, parameters: str) -> str:
     """Compose what ``taskscout methods NAME`` shows."""
     title = entry.title[0].upper() + entry.title[1:]
-    return (
-        f"{title}, over {over}.\n\n    {entry.formula}, score = -D\n\n{what}\n\n"
-        f"{entry.remark}\n\n{rest}\n\n"
+    reference = (
         f"Reference: {entry.reference}. {_SURVEY}; Pugantsov and McCreadie 2023 (arXiv "
-        f"2302.05735) choose source tasks for targets without labels by them.\n\n"
-        f"Parameters\n----------\n{parameters}"
+        "2302.05735) choose source tasks for targets without labels by them."
+    )
+    return (
+        f"{title}, over {over}.\n\n    {entry.formula}, score = -D\n\n"
+        + "\n\n".join(
+            fill(part, 96) for part in (what, entry.remark, *rest.split("\n\n"), reference)
+        )
+        + f"\n\nParameters\n----------\n{parameters}"
     )
 
 

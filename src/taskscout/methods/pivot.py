@@ -170,8 +170,9 @@ class TaskShop(BaseMethod):
         """
         base = self._base()
         gains = required(self.gains, self.name)
-        names = [sources[i].source for i in range(len(sources))]
-        similar = base.score(target, sources, bench)
+        items = [sources[i] for i in range(len(sources))]
+        names = [s.source for s in items]
+        similar = base.score(target, items, bench)
         pivots = [
             i
             for i, name in enumerate(names)

@@ -64,7 +64,7 @@ def ranking_table(ranking: Ranking) -> Table:
             str(row.rank),
             name,
             *scores,
-            card.domain or card.category,
+            Text(card.domain or card.category),
             f"{sum(card.rows.values()):,}",
             Text(short_licence(card.licence, card.commercial)),
             Text(card.hub_id or card.homepage or card.load),
@@ -80,7 +80,7 @@ def show_ranking(ranking: Ranking, console: Console, *, top: int) -> None:
         f"{ranking.rows:,}" if ranking.rows == ranking.of else f"{ranking.rows:,} of {ranking.of:,}"
     )
     n_sources = sum(r.name != NONE for r in ranking.sources)
-    console.print(f"{ranking.target}: {used} rows against {n_sources} sources")
+    console.print(Text(f"{ranking.target}: {used} rows against {n_sources} sources"))
     console.print()
     shown = ranking.top(top)
     console.print(ranking_table(shown))
@@ -168,8 +168,8 @@ def pool_table(pool: Pool) -> Table:
         table.add_row(
             source.name,
             card.kind,
-            card.category,
-            card.domain,
+            Text(card.category),
+            Text(card.domain),
             f"{sum(card.rows.values()):,}",
             number(float(source.tuning.get("scores", {}).get("score", math.nan)), 3),
             Text(short_licence(card.licence, card.commercial)),
