@@ -16,6 +16,7 @@ from taskscout.engines import run
 from taskscout.errors import PoolError
 from taskscout.methods.joint import reads, split
 from taskscout.methods.method import Description, get_method
+from taskscout.methods.transferability import TUNED, describe_tuned
 from taskscout.models.encoder import Encoder
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool, Source, write_atomically
@@ -26,8 +27,8 @@ from taskscout.tasks.task import SEQUENCE_KINDS
 if TYPE_CHECKING:
     from taskscout.models.tuning import Recipe, TunedModel
 
-#: Keys of the two descriptions that belong to no method.
-TUNED, OVERLAP = "tuned", "overlap"
+#: Key of the description that belongs to no method.
+OVERLAP = "overlap"
 #: Methods whose descriptions every source gets.
 DEFAULT_METHODS: tuple[str, ...] = ("esm-logme",)
 
@@ -41,22 +42,6 @@ def encoder_header(encoder: Encoder) -> dict[str, Any]:
         "dimension": encoder.dimension,
         **encoder.settings,
     }
-
-
-def describe_tuned(task: Task, bench: Workbench) -> Description:
-    """The tuned model itself: adapter and head in half precision."""
-    tuned = bench.tuned(task)
-    model = tuned.model
-    arrays = {name: a.astype(np.float16) for name, a in tuned.adapter.items()}
-    arrays["head.weight"] = model.head.weight.detach().cpu().numpy().astype(np.float16)
-    arrays["head.bias"] = model.head.bias.detach().cpu().numpy().astype(np.float16)
-    header = {
-        "kind": task.kind,
-        "center": model.center,
-        "scale": model.scale,
-        "encoder": bench.encoder.fingerprint,
-    }
-    return Description(TUNED, task.name, header, arrays)
 
 
 def describe_overlap(task: Task) -> Description:
