@@ -189,7 +189,47 @@ def fit_map(
         offset = y_mean - s * x_mean - outer @ (inner.T @ x_mean)
         return SpaceMap(s, inner, outer, offset, strength)
 
+    if rank is None or rank >= d:
+        errors = _errors_of_full_maps(
+            held_out, x_mean, y_mean, s, vectors, residual, values, [k * unit for k in strengths]
+        )
+        return at(strengths[int(np.argmin(errors))])
     return min((at(k) for k in strengths), key=lambda m: m.mean_squared_error(held_out))
+
+
+def _errors_of_full_maps(
+    held_out: Moments,
+    x_mean: Array,
+    y_mean: Array,
+    s: float,
+    vectors: Array,
+    residual: Array,
+    values: Array,
+    strengths: Sequence[float],
+) -> list[float]:
+    """Held-out squared error of full maps of many strengths, d² work for each.
+
+    In the eigenvectors V of the training X'X a map is W = s V' + D R with D = diag(1 / (values +
+    strength)). With A = V'H V for the held-out second moments H about the training means, and
+    P = R V, the error is quadratic in the diagonal of D:
+
+        |y|² - 2 tr W'V'H_xy + s² tr A + 2 s sum_i D_i (P A)_ii + D'(A * R R')D.
+    """
+    n = held_out.n
+    xx = held_out.xx - np.outer(held_out.x, x_mean) - np.outer(x_mean, held_out.x)
+    xx += n * np.outer(x_mean, x_mean)
+    xy = held_out.xy - np.outer(held_out.x, y_mean) - np.outer(x_mean, held_out.y)
+    xy += n * np.outer(x_mean, y_mean)
+    yy = held_out.yy - 2 * float(held_out.y @ y_mean) + n * float(y_mean @ y_mean)
+    a = vectors.T @ xx @ vectors
+    constant = yy - 2 * s * float(np.trace(xy)) + s**2 * float(np.trace(a))
+    linear = 2 * s * ((residual @ vectors) * a).sum(1) - 2 * (residual * (vectors.T @ xy)).sum(1)
+    quadratic = a * (residual @ residual.T)
+    errors = []
+    for strength in strengths:
+        diagonal = 1.0 / (values + strength)
+        errors.append(constant + float(linear @ diagonal + diagonal @ quadratic @ diagonal))
+    return errors
 
 
 def fit_map_by_gradient(
