@@ -25,8 +25,6 @@ from taskscout.tasks.task import SEQUENCE_KINDS
 
 VARIANTS: dict[str, dict[str, object]] = {
     "true evidence, centred, unit norm (default)": {},
-    "true evidence, features centred only, unit norm": {"centring": "features"},
-    "true evidence, centred": {"unit_norm": False},
     "true evidence, as it is": {"centring": "none", "unit_norm": False},
     "published formula": {"centring": "none", "unit_norm": False, "compat": True},
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -13,6 +15,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 from taskscout.tasks.catalogue import ENVIRONMENT_VARIABLE, Catalogue
+
+if TYPE_CHECKING:
+    from taskscout.models.workbench import Workbench
+    from taskscout.pools import Pool
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave the user's cache alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TASKSCOUT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +37,22 @@ def catalogue() -> Catalogue:
     if not (folder / "tasks.json").is_file():
         pytest.skip(f"no labelled datasets: set {ENVIRONMENT_VARIABLE} to their folder")
     return Catalogue.open(folder)
+
+
+@pytest.fixture(scope="session")
+def small_bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """A workbench with a tiny encoder that keeps nothing on disk."""
+    from tests.small import small_bench
+
+    return small_bench(tmp_path_factory.mktemp("small encoder"))
+
+
+@pytest.fixture(scope="session")
+def small_pool(small_bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """A pool of four small sources; do not change it."""
+    from tests.small import small_pool
+
+    return small_pool(tmp_path_factory.mktemp("small pool"), small_bench)
 
 
 # Machines that run tests are shared: a test is not wrong because it took long once.

@@ -8,6 +8,7 @@ tokens', which would be pooled.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 #: ``prompt``: vectors before the first layer's input. ``prefix``: keys and values in every layer.
 Place = Literal["prompt", "prefix"]
+
+
+def with_peft(body: nn.Module, config: Any) -> Any:
+    """Wrap a body by ``peft``, without its warnings of what ``transformers`` will rename."""
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(body, config)
 
 
 class PromptedBody(nn.Module):
@@ -41,7 +51,7 @@ class PromptedBody(nn.Module):
     """
 
     def __init__(self, body: nn.Module, length: int, place: Place) -> None:
-        from peft import PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
+        from peft import PrefixTuningConfig, PromptTuningConfig, TaskType
 
         super().__init__()
         make = PrefixTuningConfig if place == "prefix" else PromptTuningConfig
@@ -56,7 +66,7 @@ class PromptedBody(nn.Module):
         )
         self.place: Place = place
         self.length = length
-        self.peft = get_peft_model(body, config)
+        self.peft = with_peft(body, config)
 
     @property
     def config(self) -> Any:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from taskscout.errors import ModelError
 from taskscout.models.encoder import Encoder
 from taskscout.models.heads import SequenceModel, score_of, sequence_model
-from taskscout.models.prompts import PromptedBody, with_prompt
+from taskscout.models.prompts import PromptedBody, with_peft, with_prompt
 from taskscout.tasks import Task
 
 Tuning = Literal["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"]
@@ -243,7 +243,7 @@ def adapted(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
         )
     torch.manual_seed(recipe.seed)
     if recipe.tuning == "lora":
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
 
         config = LoraConfig(
             r=recipe.rank,
@@ -252,7 +252,7 @@ def adapted(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
             target_modules=_MODULES[recipe.modules],
             exclude_modules=r".*pooler.*",
         )
-        return get_peft_model(body, config)
+        return with_peft(body, config)
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(recipe.tuning == "bitfit" and name.endswith("bias"))
     if recipe.tuning == "bitfit" and not any(p.requires_grad for p in body.parameters()):
