@@ -94,9 +94,13 @@ def test_hfselect_on_mapped_features(peer, n):
         assert ours[i] == pytest.approx(theirs, abs=1e-6)
 
 
-@pytest.mark.parametrize(("n", "d"), [(1000, 64), (500, 100), (50, 384)])
+@pytest.mark.parametrize(("n", "d"), [(1000, 64), (500, 100)])
 def test_transformer_ranker_regression(peer, n, d):
-    """A second witness: one output, where it starts as everyone does and stops in eleven steps."""
+    """A second witness: one output, where it starts as everyone does.
+
+    It stops after eleven steps, converged or not; with n < d they do not suffice, so there
+    hfselect alone is the witness of the published formula.
+    """
     import torch
 
     f = features(n, d)
