@@ -97,10 +97,12 @@ def show_ranking(ranking: Ranking, console: Console, *, top: int) -> None:
 
 def verdict(ranking: Ranking) -> str:
     """What the ranking says in one sentence, without claiming more than a score says."""
-    best = next((r for r in ranking.sources if r.name != NONE), None)
+    sources = [r for r in ranking.sources if r.name != NONE]
     none = next((r for r in ranking.sources if r.name == NONE), None)
-    if best is None:
+    if not sources:
         return "No source was ranked."
+    # A source that holds the target's own texts may lead for that reason alone.
+    best = next((r for r in sources if not r.overlap >= FLAG_OVERLAP), sources[0])
     if none is None:
         return f"First to try: {best.name}."
     if none.rank < best.rank:
