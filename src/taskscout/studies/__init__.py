@@ -1,0 +1,1 @@
+"""Methods held against real transfer: grids, metrics, comparisons."""

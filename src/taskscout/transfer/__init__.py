@@ -1,0 +1,1 @@
+"""Real training through sources, and what it gains."""
