@@ -85,6 +85,9 @@ class Recipe:
         Fractions of the training steps, in (0, 1), after which the tuned parameters are kept.
     test_examples
         At most this many test examples are scored.
+    dropout
+        In the encoder and before the head; None for the encoder's own and 0.1. Without any, a
+        step takes a quarter less time on a CPU.
     """
 
     tuning: Tuning = "lora"
@@ -102,6 +105,7 @@ class Recipe:
     prompt_length: int = 0
     checkpoints: tuple[float, ...] = ()
     test_examples: int = 500
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         if self.tuning not in _DEFAULTS:
@@ -415,7 +419,8 @@ def tune(
     chosen = _within_budget(rows, recipe.tokens, shuffled, prompt)
     data = [{**rows[i], "labels": labels[i].item()} for i in chosen]
 
-    tuned_body = adapted(body if body is not None else encoder.load_model(), encoder, recipe)
+    body = _ready_to_train(body if body is not None else encoder.load_model(), encoder, recipe)
+    tuned_body = adapted(body, encoder, recipe)
     if start is not None:
         put_parameters(tuned_body, encoder, recipe, start)
     initial = _arrays(tuned_body, encoder, recipe, copy=recipe.tuning != "full")
@@ -423,6 +428,8 @@ def tune(
     if recipe.tuning == "full":
         initial = {}
     model = sequence_model(task, encoder, tuned_body, seed=recipe.seed)
+    if recipe.dropout is not None:
+        model.dropout.p = recipe.dropout
 
     def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = encoder.tokenizer.pad(
@@ -487,6 +494,19 @@ def tune(
         model, recipe, parameters, initial, initialisation, scores, seconds, len(chosen),
         checkpoints,
     )  # fmt: skip
+
+
+def _ready_to_train(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
+    """Set dropout, and on a CPU plain attention: the fused one is slow in its backward pass."""
+    if recipe.dropout is not None:
+        for module in body.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = recipe.dropout
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = recipe.dropout
+    if encoder.device.type == "cpu":
+        body.set_attn_implementation("eager")
+    return body
 
 
 def _optimizer(
