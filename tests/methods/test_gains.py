@@ -111,6 +111,60 @@ def test_read_chooses_rows(tmp_path):
         Gains.read(tmp_path / "runs.csv", where={"nothing": "z"})
 
 
+def test_scores_of_all_runs_are_kept():
+    gains = gains_of(RUNS)
+    assert gains.seed_names == (0, 1, 2)
+    np.testing.assert_allclose(gains.alone, [[50, 60, np.nan], [80, np.nan, np.nan]])
+    np.testing.assert_allclose(gains.scores[gains.sources.index("b"), 0], [np.nan, 66, 10])
+    # Means take every run; gains only those that have a partner.
+    np.testing.assert_allclose(gains.mean_scores[:2], [[56.5, 90], [38, np.nan]])
+    np.testing.assert_allclose(gains.mean_alone, [55, 80])
+    one = gains.with_seeds([1])
+    assert one.seed_names == (1,)
+    assert one.gain("a", "t1") == pytest.approx(-2)
+    assert np.isnan(one.gain("a", "t2"))
+    other = gains.with_targets(["t2", "elsewhere"])
+    assert other.targets == ("t2",)
+    assert other.gain("a", "t2") == pytest.approx(10)
+
+
+def test_target_only_runs_serve_every_strategy(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "source,target,score,seed,strategy,size,seconds\n"
+        "none,t,0.5,0,none,200,1\nnone,t,0.6,1,none,200,1\n"
+        "a,t,0.7,0,sequential,200,10\na,t,0.7,1,sequential,200,30\n"
+        "a,t,0.9,0,multitask,200,5\n"
+    )
+    gains = Gains.read(path, where={"strategy": "sequential"})
+    assert gains.gain("a", "t") == pytest.approx(15)
+    assert gains.seconds.tolist() == [[20]]
+    assert Gains.read(path, where={"strategy": "multitask"}).gain("a", "t") == pytest.approx(40)
+    with pytest.raises(DataError, match=r"more than one strategy: multitask, sequential.*--where"):
+        Gains.read(path)
+    path.write_text(
+        "source,target,score,size\nnone,t,0.5,200\na,t,0.5,200\na,t,0.6,1000\nnone,u,0.5,90\n"
+    )
+    with pytest.raises(DataError, match="--where size=200"):
+        Gains.read(path)
+
+
+def test_columns_of_other_names(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("from,to,acc,run\nbaseline,t,50,1\na,t,60,1\n")
+    columns = {"source": "from", "target": "to", "score": "acc", "seed": "run"}
+    gains = Gains.read(path, columns=columns, none="baseline")
+    assert gains.sources == ("a",)
+    assert gains.gain("a", "t") == pytest.approx(10)
+    with pytest.raises(DataError, match=r"no column 'accuracy'.*columns=\{'score'"):
+        Gains.read(path, columns={**columns, "score": "accuracy"})
+    with pytest.raises(DataError, match="has no 'epoch'"):
+        Gains.read(path, columns={"epoch": "run"})
+    alone = Gains.read(path, columns=columns, alone_required=False)
+    assert np.isnan(alone.points).all()
+    assert alone.mean_scores.tolist() == [[60], [50]]
+
+
 def test_read_says_what_is_wrong(tmp_path):
     path = tmp_path / "runs.csv"
     with pytest.raises(DataError, match="There is no file"):

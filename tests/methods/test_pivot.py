@@ -110,13 +110,13 @@ def test_the_targets_own_results_are_not_looked_at(gains):
     method = TaskShop(Similar(SIMILAR), gains=gains)
     before = method.score(target, described(names), None)
     column = gains.targets.index("t5")
-    blind = {}
-    for name in ("points", "relative", "positive"):
-        blind[name] = getattr(gains, name).copy()
-        blind[name][:, column] = 99.0
     from dataclasses import replace
 
-    after = TaskShop(Similar(SIMILAR), gains=replace(gains, **blind))
+    scores, alone = gains.scores.copy(), gains.alone.copy()
+    scores[:, column], alone[column] = 99.0, 1.0
+    blind = replace(gains, scores=scores, alone=alone)
+    assert not np.allclose(blind.points, gains.points)
+    after = TaskShop(Similar(SIMILAR), gains=blind)
     np.testing.assert_array_equal(after.score(target, described(names), None), before)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,36 +18,131 @@ Unit = Literal["auto", "fraction", "percent"]
 
 #: Name under which the target-only runs stand in the column ``source``.
 NONE = "none"
+#: Columns of a table of runs that mean something here.
+_COLUMNS = ("source", "target", "score", "seed", "seconds")
+#: The column that says how sources were used; target-only runs serve every strategy.
+_STRATEGY = "strategy"
+#: Columns of our grids of which one value has to be chosen; and those of which several may
+#: stand together, for different targets.
+_SETTINGS, _MAY_VARY = ("encoder", _STRATEGY, "tuning"), ("setting", "size")
+
+
+def mean_of_known(values: Array) -> Array:
+    """Average over the last axis, leaving out NaN; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    n = known.sum(-1)
+    total = np.where(known, values, 0.0).sum(-1)
+    return np.asarray(np.where(n > 0, total / np.maximum(n, 1), np.nan))
+
+
+def _sorted(values: set[Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(sorted(values))
+    except TypeError:  # of several types
+        return tuple(sorted(values, key=str))
 
 
 @dataclass(frozen=True, eq=False)
 class Gains:
     """Transfer results of sources on targets, against training on the target alone.
 
-    Every array has one row per source and one column per target, NaN where there is no run.
-    A run with a source is compared with the target-only run of the same seed; seeds that only
-    one of the two has do not count.
+    What is kept are the scores of all runs; means and gains follow from them. A run with a
+    source is compared with the target-only run of the same seed; seeds that only one of the two
+    has do not count for gains.
 
     Attributes
     ----------
     sources, targets
         Names, sorted; ``none`` is not among the sources.
-    points
-        Mean over seeds of score minus target-only score, in points (0.01 of the scale 0 to 1).
-    relative
-        Mean over seeds of (score - target-only score) / target-only score, a fraction.
-    positive
-        Share of these seeds whose score exceeds the target-only score.
-    seeds
-        Number of seeds compared.
+    scores
+        Score of every run in points (0 to 100), sources × targets × seeds, NaN where there is
+        no run or it failed.
+    alone
+        Score of the target-only runs in points, targets × seeds.
+    seed_names
+        The seeds, in order; ``(None,)`` where the table had none.
+    seconds
+        Mean training time of a pair's runs, sources × targets; NaN where unknown.
     """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
-    points: Array
-    relative: Array
-    positive: Array
-    seeds: NDArray[np.int64]
+    scores: Array
+    alone: Array
+    seed_names: tuple[Any, ...] = (None,)
+    seconds: Array = field(default_factory=lambda: np.full((0, 0), np.nan))
+
+    def __post_init__(self) -> None:
+        shape = len(self.sources), len(self.targets)
+        if self.seconds.shape != shape:
+            object.__setattr__(self, "seconds", np.full(shape, np.nan))
+
+    # -- what follows from the runs -------------------------------------------------------
+
+    @cached_property
+    def _difference(self) -> Array:
+        """Score minus target-only score of the same seed, S × T × K."""
+        return np.asarray(self.scores - self.alone)
+
+    @cached_property
+    def points(self) -> Array:
+        """Mean over seeds of score minus target-only score, in points, S × T."""
+        return mean_of_known(self._difference)
+
+    @cached_property
+    def relative(self) -> Array:
+        """Mean over seeds of (score - target-only score) / target-only score, a fraction, S × T.
+
+        NaN where a target-only score is 0.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = self._difference / self.alone
+        shares[np.isnan(shares) & ~np.isnan(self._difference)] = np.inf  # 0 / 0
+        means = mean_of_known(shares)
+        return np.where(np.isinf(means), np.nan, means)
+
+    @cached_property
+    def positive(self) -> Array:
+        """Share of seeds whose score exceeds the target-only score, S × T."""
+        known = ~np.isnan(self._difference)
+        return mean_of_known(np.where(known, self._difference > 0, np.nan))
+
+    @cached_property
+    def seeds(self) -> NDArray[np.int64]:
+        """Number of seeds compared, S × T."""
+        return np.asarray((~np.isnan(self._difference)).sum(2), np.int64)
+
+    @cached_property
+    def mean_scores(self) -> Array:
+        """Mean over seeds of the score, in points, S × T."""
+        return mean_of_known(self.scores)
+
+    @cached_property
+    def mean_alone(self) -> Array:
+        """Mean over seeds of the target-only score, in points, T."""
+        return mean_of_known(self.alone)
+
+    def with_seeds(self, places: Sequence[int]) -> Gains:
+        """Keep the runs of some seeds, given by their places in :attr:`seed_names`."""
+        at = list(places)
+        return replace(
+            self,
+            scores=self.scores[:, :, at],
+            alone=self.alone[:, at],
+            seed_names=tuple(self.seed_names[i] for i in at),
+        )
+
+    def with_targets(self, names: Iterable[str]) -> Gains:
+        """Keep some targets, by name, in the order of this grid."""
+        wanted = set(names)
+        at = [j for j, name in enumerate(self.targets) if name in wanted]
+        return replace(
+            self,
+            targets=tuple(self.targets[j] for j in at),
+            scores=self.scores[:, at],
+            alone=self.alone[at],
+            seconds=self.seconds[:, at],
+        )
 
     # -- where they come from -----------------------------------------------------------
 
@@ -59,8 +154,11 @@ class Gains:
         scores: Sequence[float],
         seeds: Sequence[Any] | None = None,
         *,
+        seconds: Sequence[float] | None = None,
         unit: Unit = "auto",
         where: str = "the table of runs",
+        alone_required: bool = True,
+        example: tuple[str, str] = ("setting", "t5l_finetune"),
     ) -> Gains:
         """Compare runs, given one entry per run.
 
@@ -71,11 +169,17 @@ class Gains:
             is a run that failed and does not count.
         seeds
             One per run; None where every pair has one run.
+        seconds
+            Training time of each run; None where unknown.
         unit
             ``fraction`` (0 to 1), ``percent``, or ``auto``: fractions where no score lies
             beyond 1 or -1, else percent.
         where
             What errors call the table.
+        alone_required
+            False accepts a table without any run ``none``: it has scores, but no gains.
+        example
+            A column and a value by which an error may advise to choose runs.
 
         Raises
         ------
@@ -87,11 +191,11 @@ class Gains:
         if unit == "auto":
             unit = "percent" if len(finite) and np.abs(finite).max() > 1 else "fraction"
         values = values if unit == "percent" else 100 * values
-        runs: dict[tuple[str, str], dict[Any, float]] = {}
-        for i, (source, target) in enumerate(zip(sources, targets, strict=True)):
-            seed = None if seeds is None else seeds[i]
-            cell = runs.setdefault((source, target), {})
-            if seed in cell:
+        of_seeds = [None] * len(values) if seeds is None else list(seeds)
+        seen: set[tuple[str, str, Any]] = set()
+        for run in zip(sources, targets, of_seeds, strict=True):
+            if run in seen:
+                source, target, seed = run
                 named = "" if seeds is None else f", seed {seed}"
                 raise DataError(
                     f"{where} has more than one run with source {source!r}, target {target!r}"
@@ -99,36 +203,34 @@ class Gains:
                     "Runs of different models or recipes would be mixed up."
                     if seeds is not None
                     else "Without a column 'seed' a pair has one run.",
-                    "Choose one set of runs, for instance where={'setting': 't5l_finetune'}"
+                    f"Choose one set of runs, for instance where={{'{example[0]}': "
+                    f"'{example[1]}'}} or --where {example[0]}={example[1]}"
                     + ("." if seeds is not None else ", or add a column 'seed'."),
                 )
-            cell[seed] = float(values[i])
-        names = tuple(sorted({s for s, _ in runs if s != NONE}))
-        aims = tuple(sorted({t for _, t in runs}))
-        if not any((NONE, t) in runs for t in aims):
+            seen.add(run)
+        if alone_required and NONE not in set(sources):
             raise DataError(
                 f"{where} has no run with source 'none'.",
                 "A gain is the difference from training on the target alone.",
                 "Add these runs, with 'none' in the column 'source'.",
             )
-        shape = len(names), len(aims)
-        points, relative, positive = (np.full(shape, np.nan) for _ in range(3))
-        counted = np.zeros(shape, np.int64)
-        for i, source in enumerate(names):
-            for j, target in enumerate(aims):
-                alone, with_source = runs.get((NONE, target), {}), runs.get((source, target), {})
-                both = [k for k in with_source if k in alone]
-                a = np.array([alone[k] for k in both])
-                x = np.array([with_source[k] for k in both])
-                known = ~(np.isnan(a) | np.isnan(x))
-                a, x = a[known], x[known]
-                if not len(a):
-                    continue
-                points[i, j] = (x - a).mean()
-                relative[i, j] = ((x - a) / a).mean() if (a != 0).all() else np.nan
-                positive[i, j] = (x > a).mean()
-                counted[i, j] = len(a)
-        return cls(names, aims, points, relative, positive, counted)
+        names = tuple(sorted(set(sources) - {NONE}))
+        aims = tuple(sorted(set(targets)))
+        distinct = _sorted(set(of_seeds)) or (None,)
+        row = {name: i for i, name in enumerate((*names, NONE))}
+        column = {name: j for j, name in enumerate(aims)}
+        layer = {seed: k for k, seed in enumerate(distinct)}
+        at = (
+            np.array([row[s] for s in sources], np.int64),
+            np.array([column[t] for t in targets], np.int64),
+            np.array([layer[k] for k in of_seeds], np.int64),
+        )
+        shape = len(row), len(aims), len(distinct)
+        runs, times = np.full(shape, np.nan), np.full(shape, np.nan)
+        runs[at] = values
+        if seconds is not None:
+            times[at] = np.asarray(seconds, np.float64)
+        return cls(names, aims, runs[:-1], runs[-1], distinct, mean_of_known(times[:-1]))
 
     @classmethod
     def read(
@@ -137,12 +239,15 @@ class Gains:
         *,
         where: Mapping[str, Any] | None = None,
         unit: Unit = "auto",
+        columns: Mapping[str, str] | None = None,
+        none: str = NONE,
+        alone_required: bool = True,
     ) -> Gains:
         """Read a long table of runs, CSV or Parquet.
 
-        Its columns are ``source``, ``target`` and ``score``, and ``seed`` where pairs were run
-        more than once; others are ignored. Source ``none`` is training on the target alone.
-        An empty score is a run that failed.
+        Its columns are ``source``, ``target`` and ``score``, ``seed`` where pairs were run more
+        than once, and ``seconds`` where their training time is known; others serve ``where``.
+        Source ``none`` is training on the target alone. An empty score is a run that failed.
 
         Parameters
         ----------
@@ -150,8 +255,16 @@ class Gains:
             A file that ends in ``.csv``, ``.tsv`` or ``.parquet``.
         where
             Only rows with these values in these columns; values are compared as text, so
-            ``{"in_taskweb": 1}`` and ``{"in_taskweb": "1"}`` mean the same.
+            ``{"in_taskweb": 1}`` and ``{"in_taskweb": "1"}`` mean the same. Runs of source
+            ``none`` whose ``strategy`` is ``none`` or empty serve every strategy.
         unit
+            As for :meth:`of`.
+        columns
+            What this table calls ``source``, ``target``, ``score``, ``seed`` and ``seconds``,
+            where its names are others: ``{"score": "accuracy"}``.
+        none
+            What this table calls the source of target-only runs.
+        alone_required
             As for :meth:`of`.
 
         Raises
@@ -160,48 +273,94 @@ class Gains:
             If the file cannot be read, lacks a column, or :meth:`of` refuses its runs.
         """
         path = Path(path).expanduser()
-        table = _read_table(path)
+        mapping = {name: name for name in _COLUMNS} | dict(columns or {})
+        unknown = set(mapping) - set(_COLUMNS)
+        if unknown:
+            raise DataError(
+                f"A table of runs has no {min(unknown)!r}.",
+                f"Its columns are {', '.join(_COLUMNS)}.",
+                "Map these to the names in your table.",
+            )
+        table = _read_table(path, texts=(mapping["source"], mapping["target"]))
         names = table.column_names
-        for name in ("source", "target", "score", *(where or {})):
+        required_columns = {mapping[n]: n for n in ("source", "target", "score")}
+        for name in (*required_columns, *(columns or {}).values(), *(where or {})):
             if name not in names:
                 raise DataError(
                     f"{path} has no column {name!r}.",
                     "A table of runs has the columns source, target and score; this one has "
                     f"{', '.join(names)}.",
-                    "Rename the column."
-                    if name in ("source", "target", "score")
+                    "Rename the column, or say what it is called here: "
+                    f"columns={{'{required_columns[name]}': …}}."
+                    if name in required_columns
                     else "Choose by a column that is there.",
                 )
-        wanted = ("source", "target", "score", "seed", *(where or {}))
-        columns = {n: table.column(n).to_pylist() for n in wanted if n in names}
+        held = {
+            n: table.column(n).to_pylist()
+            for n in {*mapping.values(), *(where or {}), *_SETTINGS, *_MAY_VARY} & set(names)
+        }
+        of_source = [str(v) for v in held[mapping["source"]]]
+        of_target = [str(v) for v in held[mapping["target"]]]
         rows = list(range(table.num_rows))
         for name, value in (where or {}).items():
-            rows = [i for i in rows if str(columns[name][i]) == str(value)]
+            rows = [
+                i
+                for i in rows
+                if str(held[name][i]) == str(value)
+                or (
+                    name == _STRATEGY
+                    and of_source[i] == none
+                    and str(held[name][i] or NONE) == NONE
+                )
+            ]
             if not rows:
-                found = sorted({str(v) for v in columns[name]})[:5]
+                found = sorted({str(v) for v in held[name]})[:5]
                 raise DataError(
                     f"{path} has no row left with {name} = {value!r}.",
                     f"The column {name!r} holds {', '.join(found)}.",
                     "Choose one of its values.",
                 )
-        scores = []
-        for i in rows:
-            value = columns["score"][i]
-            try:
-                scores.append(float("nan") if value in (None, "") else float(value))
-            except (TypeError, ValueError):
+        for name in set(_SETTINGS) & set(held):
+            found = sorted(
+                {str(held[name][i]) for i in rows if name != _STRATEGY or of_source[i] != none}
+            )
+            if len(found) > 1:
                 raise DataError(
-                    f"{path}, row {i + 1}: the score is {value!r}.",
-                    "A score is a number, or empty for a run that failed.",
-                    "Mend the row.",
-                ) from None
+                    f"{path} holds runs of more than one {name}: {', '.join(found[:5])}.",
+                    "Runs of different settings would be mixed up.",
+                    f"Choose one: where={{'{name}': '{found[0]}'}}, or --where {name}={found[0]}.",
+                )
+
+        def numbers(name: str) -> list[float]:
+            out = []
+            for i in rows:
+                value = held[mapping[name]][i]
+                try:
+                    out.append(float("nan") if value in (None, "") else float(value))
+                except (TypeError, ValueError):
+                    raise DataError(
+                        f"{path}, row {i + 1}: the {name} is {value!r}.",
+                        f"A {name} is a number, or empty for a run that failed.",
+                        "Mend the row.",
+                    ) from None
+            return out
+
+        varying = [
+            (name, str(held[name][rows[0]]))
+            for name in _MAY_VARY
+            if name in held and rows and len({str(held[name][i]) for i in rows}) > 1
+        ]
+        seeds = held.get(mapping["seed"])
         return cls.of(
-            [str(columns["source"][i]) for i in rows],
-            [str(columns["target"][i]) for i in rows],
-            scores,
-            [columns["seed"][i] for i in rows] if "seed" in columns else None,
+            [NONE if of_source[i] == none else of_source[i] for i in rows],
+            [of_target[i] for i in rows],
+            numbers("score"),
+            None if seeds is None else [seeds[i] for i in rows],
+            seconds=numbers("seconds") if mapping["seconds"] in held else None,
             unit=unit,
             where=str(path),
+            alone_required=alone_required,
+            **({"example": varying[0]} if varying else {}),
         )
 
     # -- what they say --------------------------------------------------------------------
@@ -225,7 +384,7 @@ class Gains:
         Parameters
         ----------
         what
-            ``points``, ``relative`` or ``positive``.
+            Such as ``points``, ``relative``, ``positive`` or ``mean_scores``.
         sources, targets
             Names, in the order wanted; None for all targets.
         """
@@ -252,7 +411,7 @@ class Gains:
         return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 
-def _read_table(path: Path) -> Any:
+def _read_table(path: Path, texts: Sequence[str] = ("source", "target")) -> Any:
     """Read a CSV, TSV or Parquet file as an Arrow table."""
     import pyarrow as pa
 
@@ -272,8 +431,8 @@ def _read_table(path: Path) -> Any:
 
             options = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
             # Names stay text, whatever they look like ("null", "1", "true").
-            texts = {"source": pa.string(), "target": pa.string()}
-            convert = csv.ConvertOptions(column_types=texts, strings_can_be_null=False)
+            kinds = dict.fromkeys(texts, pa.string())
+            convert = csv.ConvertOptions(column_types=kinds, strings_can_be_null=False)
             table = csv.read_csv(path, parse_options=options, convert_options=convert)
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
