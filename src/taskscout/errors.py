@@ -41,3 +41,11 @@ class PoolError(TaskscoutError):
 
 class MethodError(TaskscoutError):
     """A selection method is unknown or does not apply."""
+
+
+class EngineError(TaskscoutError):
+    """Work cannot be done where it was to be done."""
+
+
+class StudyError(TaskscoutError):
+    """A study's file, grid or question cannot be used as it is."""

@@ -8,6 +8,7 @@ import typer
 
 from taskscout.cli.cache import cache
 from taskscout.cli.example import example
+from taskscout.cli.grid import grid
 from taskscout.cli.methods import methods
 from taskscout.cli.pool import pool
 from taskscout.cli.rank import rank
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(rank)
 app.add_typer(pool, name="pool")
+app.add_typer(grid, name="grid")
 app.command()(methods)
 app.add_typer(cache, name="cache")
 app.command()(example)

@@ -1,0 +1,220 @@
+"""``taskscout grid``: run transfers, and look at what they gave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taskscout.cli.console import stderr, stdout, write_text
+
+if TYPE_CHECKING:
+    from taskscout.studies.store import CellResult
+
+grid = typer.Typer(
+    help="Run a grid of transfers, resumable cell by cell, and look at it.", no_args_is_help=True
+)
+
+_File = Annotated[Path, typer.Argument(help="A grid's SQLite file.")]
+
+
+@grid.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="YAML file that says which transfers to run.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The grid's SQLite file; STUDY.sqlite beside the study by default."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="here (this process), local (processes side by side) or ray.")
+    ] = "local",
+    processes: Annotated[
+        int, typer.Option(min=0, help="Of engine local; 0: one for each processor.")
+    ] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
+    gpus: Annotated[float, typer.Option(min=0, help="That one cell takes, on Ray.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how much there is to do, and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
+) -> None:
+    """Run what is missing of a grid.
+
+    Every result is committed as it comes: stop it at any moment, and start it again.
+    """
+    from taskscout.engines import engine as make_engine
+    from taskscout.engines import processes_available
+    from taskscout.studies.grid import Plan, run_grid
+    from taskscout.studies.store import GridStore
+    from taskscout.studies.study_file import read_study
+
+    path = out or study.with_suffix(".sqlite")
+    folder = path.with_suffix(".sources")
+    plan = Plan(read_study(study))
+    chosen = make_engine(
+        engine,  # type: ignore[arg-type]  # checked there
+        processes=processes,
+        threads=threads,
+        address=address,
+        gpus=gpus,
+    )
+    if dry_run:
+        store = GridStore(path) if path.is_file() else None
+        count = 1 if engine == "here" else processes or processes_available()
+        left = plan.estimate(store, folder, count)
+        if as_json:
+            typer.echo(json.dumps(vars(left)))
+            return
+        console = stdout()
+        console.print(
+            f"{left.cells} cells ({len(plan.sources)} sources, {len(plan.study.targets)} targets), "
+            f"{left.done} done, {left.cells - left.done} to do; {left.sources} sources to tune"
+        )
+        basis = "as like cells took" if left.measured else "assumed, nothing like it measured yet"
+        console.print(f"about {left.hours:.1f} hours with {count} processes ({basis})")
+        console.print(f"about {left.megabytes:.0f} MB on disk")
+        return
+    store = GridStore(path)
+    console = stderr()
+    with _live(console.is_terminal) as report:
+        run_grid(plan, store, folder, engine=chosen, report=report, note=console.print)
+    failed = [r for r in store.results() if r.error]
+    if as_json:
+        typer.echo(json.dumps({"grid": str(path), "cells": len(plan.cells), "failed": len(failed)}))
+        return
+    stdout().print(f"{path}: {len(plan.cells)} cells, {len(failed)} failed")
+    for result in failed[:5]:
+        stdout().print(f"  {result.source} -> {result.target}: {result.error}", soft_wrap=True)
+
+
+class _live:  # noqa: N801  # a context manager, used as a function
+    """Progress of a grid: a bar on a terminal, else a line for every tenth of the cells."""
+
+    def __init__(self, terminal: bool) -> None:
+        self._terminal = terminal
+
+    def __enter__(self) -> _live:
+        import time
+
+        self._began, self._first, self._said = time.monotonic(), -1, -1
+        if self._terminal:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=stderr(),
+            )
+            self._task = self._bar.add_task("cells", total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int, result: CellResult) -> None:
+        import time
+
+        self._first = done - 1 if self._first < 0 else self._first
+        passed = time.monotonic() - self._began
+        rate = (done - self._first) / max(passed, 1e-9)
+        if self._terminal:
+            what = f"{result.source} -> {result.target}, {3600 * rate:.0f} an hour"
+            self._bar.update(self._task, description=what, completed=done, total=total)
+        elif (tenth := 10 * done // total) != self._said:
+            self._said = tenth
+            left = (total - done) / rate / 60
+            stderr().print(f"{done}/{total} cells, {3600 * rate:.0f} an hour, {left:.0f} min left")
+
+
+@grid.command()
+def export(
+    file: _File,
+    out: Annotated[Path, typer.Argument(help="A .parquet or .csv file.")],
+) -> None:
+    """Write all results as one long table: Parquet or CSV."""
+    from taskscout.errors import StudyError
+    from taskscout.pools.pool import write_atomically
+    from taskscout.studies.store import GridStore
+
+    table = GridStore(file, create=False).table()
+    if out.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        write_atomically(out, sink.getvalue().to_pybytes())
+    elif out.suffix == ".csv":
+        import io
+
+        from pyarrow import csv
+
+        buffer = io.BytesIO()
+        csv.write_csv(table, buffer)
+        write_text(out, buffer.getvalue().decode())
+    else:
+        raise StudyError(
+            f"{out} ends in {out.suffix or 'nothing'}.",
+            "A grid is exported as Parquet or CSV.",
+            "Give a file that ends in .parquet or .csv.",
+        )
+    stdout().print(f"{out}: {table.num_rows} cells")
+
+
+@grid.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Grids from several machines.")],
+    out: Annotated[Path, typer.Option(help="The grid to put them into; made if not there.")],
+) -> None:
+    """Join grids; the same cell with different scores is an error."""
+    from taskscout.studies.store import GridStore
+
+    others = [GridStore(f, create=False) for f in files]
+    into = GridStore(out)
+    for other in others:
+        stdout().print(f"{other.path}: {into.merge(other)} new cells")
+
+
+@grid.command()
+def show(
+    file: _File,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only cells with this value: tuning=lora. Repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
+) -> None:
+    """Draw a heat map of gains over no source, in points, mean over seeds."""
+    from taskscout.reports.terminal import gains_table
+    from taskscout.studies.store import GridStore, choose, gains_by_setting
+
+    results = choose(GridStore(file, create=False).results(), where or [])
+    found = gains_by_setting(results)
+    if as_json:
+        typer.echo(json.dumps([{**setting, **_plain(gains)} for setting, gains in found]))
+        return
+    for setting, gains in found:
+        stdout().print(gains_table(gains, setting))
+
+
+def _plain(gains: object) -> dict[str, object]:
+    import math
+
+    from taskscout.methods.gains import Gains
+
+    assert isinstance(gains, Gains)
+    rows = [[None if math.isnan(x) else round(x, 3) for x in row] for row in gains.points.tolist()]
+    return {"sources": gains.sources, "targets": gains.targets, "points": rows}

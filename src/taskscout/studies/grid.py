@@ -1,0 +1,537 @@
+"""Grids: every source on every target, really trained, resumable cell by cell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taskscout.engines import Engine, Files, LocalProcesses
+from taskscout.errors import StudyError, TaskscoutError
+from taskscout.studies.store import NONE, CellResult, GridStore
+from taskscout.studies.study_file import EncoderSettings, GridStudy
+from taskscout.tasks.catalogue import Catalogue
+from taskscout.tasks.task import SEQUENCE_KINDS
+
+if TYPE_CHECKING:
+    from taskscout.models.encoder import Encoder
+    from taskscout.models.tuning import Recipe, TunedModel
+    from taskscout.pools.pool import Pool
+    from taskscout.tasks import Task
+
+#: Part of every cell's key: what changes the outcome of a cell raises it.
+FORMAT = 1
+#: A share of texts in common above which a pair says nothing about transfer, and is not run.
+MOST_OVERLAP = 0.01
+#: Short examples trained a second by one process, where nothing was measured yet.
+_ASSUMED_RATE = 60.0
+
+Report = Callable[[int, int, CellResult], object]
+
+
+@dataclass(frozen=True)
+class SourceJob:
+    """One source to be tuned: content and settings."""
+
+    key: str
+    task: Task
+    encoder: EncoderSettings
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One transfer to be run.
+
+    Attributes
+    ----------
+    key
+        Digest of the contents of source and target and of every setting.
+    source_key
+        Names the file of the source's tuned model; empty for ``none``.
+    """
+
+    key: str
+    source: str
+    source_key: str
+    target: str
+    encoder: EncoderSettings
+    strategy: str
+    tuning: str
+    size: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.target} ({self.tuning}, {self.size or 'all'}, {self.seed})"
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """A cell with what a worker needs that shares no disk."""
+
+    cell: Cell
+    target: Task
+    recipe: dict[str, Any]
+
+    def __str__(self) -> str:
+        return str(self.cell)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a grid.
+
+    Attributes
+    ----------
+    cells, done
+        In all, and finished.
+    sources
+        Source models still to be tuned.
+    hours
+        With as many processes as asked, from the mean seconds of like cells where there are
+        any, else from an assumed rate.
+    measured
+        Whether all of it rests on measured cells.
+    megabytes
+        On disk when it is done: source models and results.
+    """
+
+    cells: int
+    done: int
+    sources: int
+    hours: float
+    measured: bool
+    megabytes: float
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=4)
+def _encoder(settings: EncoderSettings) -> Encoder:
+    from taskscout.models.encoder import Encoder
+
+    return Encoder(**settings.model_dump(exclude={"name"}))
+
+
+class Plan:
+    """All cells of a study, and what has to be there for them.
+
+    Seeds are outermost, then sizes and tunings, then targets; so whatever is finished when a
+    grid is stopped is whole seeds over whole targets, but for one.
+
+    Parameters
+    ----------
+    study
+        What to run.
+    catalogue
+        None for the study's own, else TASKSCOUT_DATA.
+    """
+
+    def __init__(self, study: GridStudy, *, catalogue: Catalogue | None = None) -> None:
+        self.study = study
+        if catalogue is None:
+            found = study.catalogue
+            catalogue = Catalogue.open(found) if found is not None else Catalogue.find()
+        self.catalogue = catalogue
+        self.sources: tuple[str, ...] = self._source_names()
+        for name in (*self.sources, *study.targets):
+            if self.catalogue.kind(name) not in SEQUENCE_KINDS:
+                raise StudyError(
+                    f"Task {name!r} is of kind {self.catalogue.kind(name)}.",
+                    f"A grid runs tasks of kind {' and '.join(SEQUENCE_KINDS)}.",
+                    "Leave it out of the study.",
+                )
+        self._targets: dict[tuple[str, int], Task] = {}
+
+    def _source_names(self) -> tuple[str, ...]:
+        if self.study.sources != "all":
+            return tuple(self.study.sources)
+        if self.pool is not None:
+            return tuple(s.name for s in self.pool if s.name in self.catalogue.entries)
+        return tuple(n for n in self.catalogue if self.catalogue.kind(n) in SEQUENCE_KINDS)
+
+    @cached_property
+    def pool(self) -> Pool | None:
+        """Where tuned sources are taken from."""
+        from taskscout.pools.pool import Pool
+
+        if self.study.pool is None:
+            return None
+        return Pool.builtin() if self.study.pool == "builtin" else Pool.open(self.study.pool)
+
+    def target(self, name: str, size: int) -> Task:
+        """A target with ``size`` training examples (0 for all) and its test rows."""
+        if (name, size) not in self._targets:
+            task = self.catalogue.task(name)
+            task = task.sample(size) if size else task
+            task = task.sample(self.study.test_examples, split="test")
+            tables = {s: task.tables[s] for s in ("train", "test")}
+            self._targets[name, size] = replace(task, tables=tables)
+        return self._targets[name, size]
+
+    def recipe(self, tuning: str, seed: int) -> Recipe:
+        """How a target is tuned: the study's changes to the default, all rows, all tokens."""
+        from taskscout.models.tuning import Recipe
+
+        settings = {"tokens": 10**9, **self.study.recipe}
+        return Recipe(
+            tuning=tuning, seed=seed, examples=10**9,
+            test_examples=self.study.test_examples, **settings,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def source_recipe(self, tuning: str) -> Recipe:
+        """How a source is tuned that no pool has."""
+        from taskscout.models.tuning import Recipe
+
+        return Recipe(
+            tuning=tuning, seed=self.study.source_seed, examples=self.study.source_examples,
+            **self.study.source_recipe,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def _in_pool(self, name: str, settings: EncoderSettings, tuning: str) -> bool:
+        """Tell whether the pool has this source tuned so, with this encoder."""
+        pool = self.pool
+        if pool is None or name not in pool:
+            return False
+        same = pool.encoder["fingerprint"] == _encoder(settings).fingerprint
+        return same and pool.source(name).tuning["recipe"]["tuning"] == tuning
+
+    @cached_property
+    def _source_keys(self) -> dict[tuple[str, EncoderSettings, str], str]:
+        keys = {}
+        for settings in self.study.encoders:
+            for tuning in self.study.tunings:
+                for name in self.sources:
+                    if self._in_pool(name, settings, tuning):
+                        assert self.pool is not None
+                        kept = self.pool.source(name).tuning
+                        what = {"task": kept["fingerprint"], "recipe": kept["recipe"]}
+                    else:
+                        what = {
+                            "task": self.catalogue.task(name).fingerprint,
+                            "recipe": self.source_recipe(tuning).to_dict(),
+                        }
+                    what["encoder"] = _encoder(settings).fingerprint
+                    keys[name, settings, tuning] = _digest(what)
+        return keys
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells in the order to run them, without a source first."""
+        out = []
+        study = self.study
+        for seed in study.seeds:
+            for settings in study.encoders:
+                for size in study.sizes:
+                    for tuning in study.tunings:
+                        for name in study.targets:
+                            for source in (NONE, *self.sources):
+                                for strategy in study.strategies if source != NONE else (NONE,):
+                                    if source == name or self._overlap(source, name):
+                                        continue
+                                    out.append(
+                                        self._cell(source, name, settings, strategy, tuning,
+                                                   0 if size == "all" else size, seed)
+                                    )  # fmt: skip
+        return tuple(out)
+
+    def _overlap(self, source: str, target: str) -> bool:
+        return source != NONE and (
+            self.catalogue.shares_texts_with(target).get(source, 0) > MOST_OVERLAP
+            or self.catalogue.shares_texts_with(source).get(target, 0) > MOST_OVERLAP
+        )
+
+    def _cell(
+        self, source: str, target: str, settings: EncoderSettings, strategy: str, tuning: str,
+        size: int, seed: int,
+    ) -> Cell:  # fmt: skip
+        source_key = "" if source == NONE else self._source_keys[source, settings, tuning]
+        key = _digest(
+            {
+                "format": FORMAT,
+                "source": source_key,
+                "target": self.target(target, size).fingerprint,
+                "encoder": _encoder(settings).fingerprint,
+                "strategy": strategy,
+                "recipe": self.recipe(tuning, seed).to_dict(),
+            }
+        )
+        return Cell(key, source, source_key, target, settings, strategy, tuning, size, seed)
+
+    def job(self, cell: Cell) -> CellJob:
+        """A cell with its target's rows and recipe."""
+        recipe = self.recipe(cell.tuning, cell.seed).to_dict()
+        return CellJob(cell, self.target(cell.target, cell.size), recipe)
+
+    def source_job(self, cell: Cell) -> SourceJob:
+        """The tuning that a cell's source needs."""
+        recipe = self.source_recipe(cell.tuning).to_dict()
+        return SourceJob(cell.source_key, self.catalogue.task(cell.source), cell.encoder, recipe)
+
+    def from_pool(self, cell: Cell) -> bytes | None:
+        """The tuned model of a cell's source as the pool has it, or None."""
+        from taskscout.methods.transferability import TUNED
+
+        if not self._in_pool(cell.source, cell.encoder, cell.tuning):
+            return None
+        assert self.pool is not None
+        kept = self.pool.description(cell.source, TUNED)
+        arrays = {k: a for k, a in kept.arrays.items() if not k.startswith("head.")}
+        seconds = self.pool.source(cell.source).tuning["seconds"]
+        return _packed(arrays, {"tuning": cell.tuning, "seconds": seconds})
+
+    def estimate(self, store: GridStore | None, folder: Path, processes: int) -> Estimate:
+        """Say what is left: cells, hours, disk."""
+        known = store.results() if store is not None else []
+        done = {r.key for r in known if not r.error}
+        left = [c for c in self.cells if c.key not in done]
+        seconds: dict[tuple[str, str, int], list[float]] = {}
+        for r in known:
+            if not r.error:
+                seconds.setdefault((r.encoder, r.tuning, r.size), []).append(r.seconds)
+        total, measured = 0.0, True
+        for cell in left:
+            like = seconds.get((cell.encoder.name, cell.tuning, cell.size))
+            if like:
+                total += float(np.mean(like))
+            else:
+                measured = False
+                total += self._examples(cell) / _ASSUMED_RATE
+        sources = {
+            c.source_key: c
+            for c in left
+            if c.source_key
+            and not source_path(folder, c.source_key).is_file()
+            and not self._in_pool(c.source, c.encoder, c.tuning)
+        }
+        for cell in sources.values():
+            measured = False
+            recipe = self.source_recipe(cell.tuning)
+            total += recipe.examples * recipe.epochs / _ASSUMED_RATE
+        full = sum(c.tuning == "full" for c in sources.values())
+        weights = max((_weights_megabytes(c.encoder) for c in sources.values()), default=0.0)
+        return Estimate(
+            len(self.cells),
+            len(self.cells) - len(left),
+            len(sources),
+            total / 3600 / max(processes, 1),
+            measured,
+            full * weights + (len(sources) - full) * 1.0 + 1e-3 * len(self.cells),
+        )
+
+    def _examples(self, cell: Cell) -> float:
+        """Examples that a cell passes through the model, a test example counted as a third."""
+        recipe = self.recipe(cell.tuning, cell.seed)
+        n = len(self.target(cell.target, cell.size).tables["train"])
+        steps = -(-n // recipe.batch_size)
+        epochs = min(20, max(recipe.epochs, -(-recipe.least_steps // steps)))
+        return n * epochs + self.study.test_examples / 3
+
+
+def _weights_megabytes(settings: EncoderSettings) -> float:
+    return sum(p.stat().st_size for p in _encoder(settings).folder.glob("*.safetensors")) / 1e6
+
+
+# -- source models as files ---------------------------------------------------------------
+
+
+def source_path(folder: Path, key: str) -> Path:
+    """The file of a source's tuned model."""
+    return folder / f"{key}.safetensors"
+
+
+def _packed(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> bytes:
+    from safetensors.numpy import save
+
+    plain = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    packed: bytes = save(plain, {"taskscout": json.dumps(dict(meta))})
+    return packed
+
+
+def _unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    from safetensors.numpy import load
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load(data), json.loads(header["__metadata__"]["taskscout"])
+
+
+def begin(data: bytes, encoder: Encoder, tuning: str) -> dict[str, Any]:
+    """What :func:`taskscout.models.tuning.tune` starts a target from, given a source's file.
+
+    Full and LoRA sources give the body, the adapter merged in; of prompts, prefixes and biases
+    the values are where the target's begin (Lin et al. 2024; Vu et al. 2022).
+    """
+    import torch
+
+    from taskscout.models.tuning import apply_adapter
+
+    arrays, _ = _unpacked(data)
+    if tuning == "lora":
+        return {"body": apply_adapter(encoder.load_model(), arrays)}
+    if tuning == "full":
+        body = encoder.load_model()
+        with torch.no_grad():
+            own = dict(body.named_parameters())
+            for name, array in arrays.items():
+                own[name].copy_(torch.from_numpy(array))
+        return {"body": body}
+    if tuning == "head":
+        return {}
+    return {"start": arrays}
+
+
+# -- what workers do ----------------------------------------------------------------------
+
+
+def _made() -> dict[str, Any]:
+    import torch
+    import transformers
+
+    from taskscout import __version__
+
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": platform.machine(),
+        "taskscout": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def run_source(job: SourceJob, _: Files) -> bytes:
+    """Tune a source; what comes back is its file."""
+    from taskscout.models.tuning import Recipe, tune
+
+    tuned: TunedModel = tune(job.task, _encoder(job.encoder), Recipe(**job.recipe), evaluate=None)
+    meta = {"tuning": tuned.recipe.tuning, "seconds": round(tuned.seconds, 2)}
+    return _packed(tuned.parameters, meta)
+
+
+def run_cell(job: CellJob, files: Files) -> CellResult:
+    """Train a target, from its source where there is one, and score it.
+
+    A :class:`TaskscoutError` becomes the result's error, so one impossible cell stops no grid.
+    """
+    from taskscout.models.tuning import Recipe, tune
+
+    cell, began = job.cell, time.perf_counter()
+    encoder = _encoder(cell.encoder)
+    common: dict[str, Any] = {
+        name: getattr(cell, name)
+        for name in ("key", "source", "target", "strategy", "tuning", "size", "seed")
+    } | {"encoder": cell.encoder.name, "made": _made()}
+    try:
+        given: dict[str, Any] = {}
+        seconds = 0.0
+        if cell.source != NONE:
+            given = begin(files["source"], encoder, cell.tuning)
+            seconds = _unpacked(files["source"])[1]["seconds"]
+        tuned = tune(job.target, encoder, Recipe(**job.recipe), **given)
+    except TaskscoutError as error:
+        return CellResult(**common, score=None, error=str(error))
+    scores = {k: round(v, 6) for k, v in tuned.scores.items()}
+    spent = round(time.perf_counter() - began, 2)
+    return CellResult(
+        **common, score=scores["score"], scores=scores, seconds=spent, source_seconds=seconds
+    )
+
+
+# -- running ------------------------------------------------------------------------------
+
+
+def run_grid(
+    plan: Plan,
+    store: GridStore,
+    folder: str | Path,
+    *,
+    engine: Engine | None = None,
+    report: Report | None = None,
+    note: Callable[[str], object] = str,
+) -> None:
+    """Run what is missing of a plan.
+
+    Parameters
+    ----------
+    plan
+        The cells.
+    store
+        Where each result is committed as it comes.
+    folder
+        Where the tuned sources are kept.
+    engine
+        Where the work runs; None for local processes, one for each processor.
+    report
+        Called with (done, total, result) after each cell.
+    note
+        Called with a line on what is going on.
+
+    Raises
+    ------
+    EngineError
+        If workers die again and again.
+    StudyError
+        If the grid's file cannot be written.
+    """
+    from taskscout.pools.pool import write_atomically
+
+    engine = engine or LocalProcesses()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    done = store.done()
+    left = [c for c in plan.cells if c.key not in done]
+    missing: dict[str, Cell] = {}
+    for cell in left:
+        path = source_path(folder, cell.source_key)
+        if not cell.source_key or path.is_file():
+            continue
+        kept = plan.from_pool(cell)
+        if kept is not None:
+            write_atomically(path, kept)
+        else:
+            missing[cell.source_key] = cell
+    if missing:
+        note(f"{len(missing)} sources to tune")
+        jobs = _Lazy(list(missing.values()), plan.source_job)
+        for job, data in engine.run(run_source, jobs):
+            write_atomically(source_path(folder, job.key), data)
+            note(f"{job.task.name} tuned")
+
+    def files(job: CellJob) -> dict[str, Path]:
+        key = job.cell.source_key
+        return {"source": source_path(folder, key)} if key else {}
+
+    total = len(plan.cells)
+    finished = total - len(left)
+    note(f"{total} cells, {finished} done before, {len(left)} to do")
+    for _, result in engine.run(run_cell, _Lazy(left, plan.job), files):
+        store.put([result])
+        finished += 1
+        if report is not None:
+            report(finished, total, result)
+
+
+class _Lazy(Sequence[Any]):
+    """Jobs made when they are asked for, so that no more targets are held than needed."""
+
+    def __init__(self, items: Sequence[Any], make: Callable[[Any], Any]) -> None:
+        self._items, self._make = items, make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return _Lazy(self._items[i], self._make)
+        return self._make(self._items[i])
+
+

@@ -1,0 +1,180 @@
+"""Study files: YAML that says which transfers to run, checked, with errors that name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from taskscout.errors import StudyError
+from taskscout.models.encoder import Layers, Pooling, Precision
+
+Strategy = Literal["sequential"]
+TuningName = Literal["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"]
+
+#: Fields of a recipe that the study itself decides.
+_OWN = frozenset({"tuning", "seed", "examples", "checkpoints", "test_examples"})
+
+
+class EncoderSettings(BaseModel):
+    """An encoder of a study; by default the embedded one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "default"
+    model: str | None = None
+    pooling: Pooling = "mean"
+    layers: Layers = "last"
+    max_length: int = Field(128, ge=8)
+    precision: Precision = "auto"
+
+
+class GridStudy(BaseModel):
+    """Which transfers to run.
+
+    Attributes
+    ----------
+    name
+        Of the study.
+    sources
+        Names of catalogue tasks, or ``all``: those of the pool, else of the catalogue.
+    targets
+        Names of catalogue tasks.
+    catalogue
+        Folder of ``tasks.json``; None for TASKSCOUT_DATA.
+    pool
+        Tuned sources are taken from it where it has them by the tuning asked for: ``builtin``,
+        a folder, or None to tune all of them.
+    encoders, strategies, tunings, sizes, seeds
+        Every combination is run with every source on every target, and, for comparison, without
+        a source. A size is a number of training examples of the target, drawn once for all
+        seeds; ``all`` is the whole training split. A seed decides the target's new head, what
+        its tuned parameters begin as, dropout and the order of examples.
+    recipe, source_recipe
+        Changes to the default recipe of targets and of sources, e.g. ``epochs: 6``.
+    source_examples, source_seed
+        Training examples and seed of a source, which is tuned once and shared by all targets.
+    test_examples
+        Test rows that scores are taken on, the same for all cells of a target.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    sources: tuple[str, ...] | Literal["all"]
+    targets: tuple[str, ...] = Field(min_length=1)
+    catalogue: Path | None = None
+    pool: str | None = None
+    encoders: tuple[EncoderSettings, ...] = (EncoderSettings(),)
+    strategies: tuple[Strategy, ...] = ("sequential",)
+    tunings: tuple[TuningName, ...] = ("lora",)
+    sizes: tuple[int | Literal["all"], ...] = (200,)
+    seeds: tuple[int, ...] = (0,)
+    recipe: dict[str, Any] = {}
+    source_recipe: dict[str, Any] = {}
+    source_examples: int = Field(1500, ge=2)
+    source_seed: int = 0
+    test_examples: int = Field(1000, ge=2)
+
+    @field_validator("recipe", "source_recipe")
+    @classmethod
+    def _known_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        from dataclasses import fields
+
+        from taskscout.models.tuning import Recipe
+
+        known = {f.name for f in fields(Recipe)} - _OWN
+        unknown = sorted(set(value) - known)
+        if unknown:
+            raise ValueError(f"no field {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        return value
+
+    @field_validator("sources", "targets", "tunings", "sizes", "seeds", "encoders", "strategies")
+    @classmethod
+    def _without_repeats(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and len(set(value)) < len(value):
+            raise ValueError("the same entry twice")
+        return value
+
+
+def read_study(path: str | Path) -> GridStudy:
+    """Read a study file.
+
+    A relative ``catalogue`` or ``pool`` is meant from the file's folder.
+
+    Raises
+    ------
+    StudyError
+        If it cannot be read or says something that cannot be; the line is named.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except OSError as error:
+        raise StudyError(
+            f"{path} cannot be read ({error.strerror}).",
+            "It should say which transfers to run.",
+            "Give a YAML file with at least name, sources and targets.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise StudyError(
+            f"{path}{where}: {getattr(error, 'problem', None) or error}.",
+            "The file is not YAML.",
+            "Mend that line.",
+        ) from error
+    if not isinstance(data, dict):
+        raise StudyError(
+            f"{path} holds no fields.",
+            "A study is a list of fields, such as name, sources and targets.",
+            "See the page 'Run a grid' of the documentation.",
+        )
+    try:
+        study = GridStudy.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = [p for p in first["loc"] if not _is_type_name(p)]
+        line = _line_of(tree, place)
+        named = ".".join(map(str, place)) or "the file"
+        raise StudyError(
+            f"{path}, line {line}: {named}: {first['msg'].removeprefix('Value error, ')}.",
+            f"It says {first['input']!r}."
+            if first["type"] not in ("missing", "extra_forbidden")
+            else "A study has the fields " + ", ".join(GridStudy.model_fields) + ".",
+            "Mend that line.",
+        ) from error
+    changed: dict[str, Any] = {}
+    if study.catalogue is not None:
+        changed["catalogue"] = path.parent / study.catalogue.expanduser()
+    if study.pool not in (None, "builtin"):
+        changed["pool"] = str(path.parent / Path(str(study.pool)).expanduser())
+    return study.model_copy(update=changed)
+
+
+def _is_type_name(part: Any) -> bool:
+    """Tell parts that pydantic adds for the members of a union from keys and numbers."""
+    return isinstance(part, str) and (part.startswith(("tuple[", "literal[")) or part == "int")
+
+
+def _line_of(node: Any, place: Sequence[Any]) -> int:
+    """Find the line, from 1, of the deepest node on a path that is there."""
+    line: int = node.start_mark.line + 1
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = [(k, v) for k, v in node.value if k.value == part]
+            if not found:
+                break
+            key, node = found[0]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
