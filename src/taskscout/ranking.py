@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from taskscout.errors import MethodError, PoolError
-from taskscout.methods.joint import join, reads
+from taskscout.methods.fusion import parse_method
+from taskscout.methods.joint import Joint, Parts, reads
 from taskscout.methods.method import (
     Description,
     Method,
-    get_method,
     method_names,
-    options_of,
 )
+from taskscout.methods.two_stage import refined
 from taskscout.models.workbench import Workbench
 from taskscout.pools.build import OVERLAP
 from taskscout.pools.pool import Pool
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 NONE = "none"
 #: The default method, and what asks for all of them.
 DEFAULT, ALL = "esm-logme", "all"
-#: What orders the short list of ``refine``.
-REFINED_BY = "logme"
 #: Methods made of others, which ``all`` leaves out: it would count the others twice.
 COMPOSED = ("rrf", "zscore", "two-stage", "taskshop", "esm-logme>logme")
 #: A source that holds more than this share of the target's texts is flagged.
@@ -411,14 +409,18 @@ class _Sources(Sequence[Description]):
             return self._none
         name = self._names[at]
         source = self._pool.source(name)
-        parts = [
-            Description("card", name, source.card.to_dict())
-            if key == "card"
-            else self._pool.description(name, key)
-            for key in self._keys
-            if key == "card" or key in source.headers
-        ]
-        return parts[0] if len(self._keys) == 1 else join(name, parts)
+        held = [k for k in self._keys if k == "card" or k in source.headers]
+
+        def read(key: str) -> Description:
+            if key == "card":
+                return Description(key, name, source.card.to_dict())
+            return self._pool.description(name, key)
+
+        return (
+            read(held[0])
+            if len(self._keys) == 1
+            else Joint("+".join(held), name, parts=Parts(held, read))
+        )
 
 
 def _methods(
@@ -431,17 +433,8 @@ def _methods(
 
         options["gains"] = Gains.read(grid)
 
-    def make(text: str, keep: int | None = None) -> Method:
-        if ">" in text:
-            from taskscout.methods.two_stage import parse_stages
-
-            return parse_stages(text) if keep is None else parse_stages(text, keep=keep)
-        if "(" in text:
-            from taskscout.methods.fusion import parse_method
-
-            return parse_method(text, **options)
-        known = {k: v for k, v in options.items() if k in options_of(text)}
-        return get_method(text, **known)
+    def make(text: str) -> Method:
+        return parse_method(text, **options)
 
     made: list[Method] = []
     seen: set[str] = set()
@@ -459,7 +452,7 @@ def _methods(
                 seen.add(name)
                 made.append(make(name))
         elif refine is not None and not made:
-            made.append(make(f"{each}>{REFINED_BY}", refine))
+            made.append(refined(make(each), refine))
         else:
             made.append(make(each))
     if not made:

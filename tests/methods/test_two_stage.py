@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods.joint import Joint, join, reads
+from taskscout.methods.fusion import parse_method
+from taskscout.methods.joint import Joint, Parts, join, reads
 from taskscout.methods.method import BaseMethod, Description, Method, get_method
 from taskscout.methods.two_stage import (
     RefinedLogME,
     TwoStage,
     chained,
-    cut,
-    parse_stages,
     refined,
 )
 from taskscout.models.cache import NoCache
@@ -217,26 +216,64 @@ def test_chained_scores_sort_as_they_should(data: list[tuple[float, float]]) -> 
 
 
 def test_how_it_is_written() -> None:
-    method = parse_stages("esm-logme > logme")
+    method = parse_method("esm-logme > logme")
     assert isinstance(method, TwoStage)
     assert method.name == "esm-logme>logme"
     assert reads(method) == ("space-map", "tuned")
     assert method.keep == 10
-    short = parse_stages("esm-h-score>logme", keep=3)
-    assert short.name == "two-stage(esm-h-score,logme,keep=3)"
-    assert parse_stages("logme").name == "logme"
-    assert parse_stages("size>esm-logme>logme").name == "size>esm-logme>logme"
-    fused = parse_stages("rrf(esm-logme,vocabulary)>logme")
-    assert fused.name == "rrf(esm-logme,vocabulary)>logme"
-    assert cut("rrf(a,b>c) > d>e") == ("rrf(a,b>c)", "d", "e")
+    for text in (
+        "logme",
+        "size>esm-logme>logme",
+        "rrf(esm-logme,vocabulary)>logme",
+        "rrf(esm-logme>logme,vocabulary)",
+        "rrf(esm-logme>logme:2,vocabulary)>leep",
+        "two-stage(size>esm-logme,logme,keep=3)",
+        "two-stage(two-stage(size,esm-logme,keep=5),logme,keep=3)",
+    ):
+        assert parse_method(text).name == text
     again = get_method("two-stage", methods=["esm-h-score", "logme"], keep=3)
-    assert again.name == short.name
+    assert again.name == "two-stage(esm-h-score,logme,keep=3)"
 
 
-@pytest.mark.parametrize("text", ["esm-logme>", ">logme", "a>>b", ">"])
+def test_options_reach_every_stage() -> None:
+    gains = object()
+    method = parse_method("source-prior>rrf(taskshop(size)>vocabulary,size)", gains=gains)
+    assert isinstance(method, TwoStage)
+    first, second = method.methods
+    assert first.gains is gains
+    inner = second.methods[0]
+    assert inner.methods[0].gains is gains
+
+
+@pytest.mark.parametrize("text", ["esm-logme>", ">logme", "size>>random", ">", "rrf(size>,random)"])
 def test_an_empty_stage_is_an_error(text: str) -> None:
-    with pytest.raises(MethodError, match="a stage is empty"):
-        parse_stages(text)
+    with pytest.raises(MethodError, match="cannot be read as a method") as caught:
+        parse_method(text)
+    assert caught.value.why == "The name of a method should stand there."
+
+
+def test_only_the_short_list_is_read_for_the_second_method() -> None:
+    """What the second method reads of the other sources is never asked of the pool."""
+    read: list[tuple[str, str]] = []
+
+    def source(name: str) -> Joint:
+        def get(key: str) -> Description:
+            read.append((key, name))
+            return Description(key, name)
+
+        return Joint("a+b", name, parts=Parts(("a", "b"), get))
+
+    first = Stub("one", "a", p=0.9, q=0.8, r=0.7, s=0.2)
+    second = Stub("two", "b", p=1.0, q=2.0)
+    sources = [source(n) for n in "pqrs"]
+    TwoStage((first, second), keep=2).score(TARGET, sources, bench())
+    assert {n for k, n in read if k == "b"} == {"p", "q"}
+    assert {n for k, n in read if k == "a"} == set("pqrs")
+    read.clear()
+    # Also inside a fusion, and where one of the stages is itself made of others.
+    fusion = get_method("rrf", methods=[TwoStage((first, second), keep=1), first])
+    fusion.score(TARGET, sources, bench())
+    assert {n for k, n in read if k == "b"} == {"p"}
 
 
 def test_wrong_arguments_are_errors() -> None:

@@ -2,37 +2,30 @@
 
 A method is written ``name`` or ``name(arguments)``. Arguments are methods, each with a weight
 after a colon if need be, and options: ``rrf(esm-logme, vocabulary, k=30)``,
-``zscore(esm-logme:2, taskshop(nearest-example))``, ``terms-renyi(alpha=0.5)``.
+``zscore(esm-logme:2, taskshop(nearest-example))``, ``terms-renyi(alpha=0.5)``. Wherever a method
+may stand, so may two stages, ``first>second``: ``rrf(esm-logme>logme, vocabulary)``;
+``a>b>c`` is ``(a>b)>c``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods.joint import join, part, reads
-from taskscout.methods.method import (
-    BaseMethod,
-    Cost,
-    Description,
-    Factory,
-    Method,
-    Need,
-    get_method,
-    options_of,
-)
+from taskscout.methods.joint import Composed, join, scores_of
+from taskscout.methods.method import Description, Factory, Method, get_method, options_of
 from taskscout.models.workbench import Workbench
-from taskscout.tasks import KINDS, Task
+from taskscout.tasks import Task
 
 Array = NDArray[np.float64]
 
 
-class Fusion(BaseMethod):
+class Fusion(Composed):
     """What all methods share that are made of several others.
 
     Parameters
@@ -42,9 +35,6 @@ class Fusion(BaseMethod):
     weights
         One number above 0 per method; None for equal ones.
     """
-
-    key = "card"
-    cost: Cost = "card"
 
     def __init__(
         self, methods: Sequence[Method | str] = (), *, weights: Sequence[float] | None = None
@@ -61,33 +51,16 @@ class Fusion(BaseMethod):
                 f"Write them as {self.name}(a:2,b).",
             )
         if self.methods:
-            self.reads = tuple(dict.fromkeys(k for m in self.methods for k in reads(m)))
-            self.key = "+".join(self.reads)
-            self.kinds = tuple(k for k in KINDS if any(k in m.kinds for m in self.methods))
-            self.needs = frozenset[Need]().union(*(m.needs for m in self.methods))
-            order: tuple[Cost, ...] = get_args(Cost)
-            self.cost = max((m.cost for m in self.methods), key=order.index)
+            self._compose(self.methods, every=False)
             weighted = (
                 f"{m.name}:{w:g}" if w != 1 else m.name
                 for m, w in zip(self.methods, self.weights, strict=True)
             )
             self.name = f"{self.name}({','.join((*weighted, *self._options()))})"
 
-    #: Keys of all methods.
-    reads: tuple[str, ...] = ()
-
     def _options(self) -> tuple[str, ...]:
         """Name the options that are not at their default, as they are written."""
         return ()
-
-    def describe(self, source: Task, bench: Workbench) -> Description:
-        """Describe the source for every method; descriptions that several read are made once."""
-        made: dict[tuple[str, ...], Description] = {}
-        for method in self.methods:
-            if reads(method) not in made:
-                made[reads(method)] = method.describe(source, bench)
-        described = list(made.values())
-        return described[0] if len(self.reads) == 1 else join(source.name, described)
 
     def none(self, bench: Workbench) -> Description | None:
         """Describe "use no source", where every method has a score for it."""
@@ -131,16 +104,7 @@ class Fusion(BaseMethod):
                 f"Together they serve {', '.join(self.kinds)}.",
                 "Choose other methods: taskscout methods",
             )
-        items = [sources[i] for i in range(len(sources))]
-        out = np.full((len(self.methods), len(items)), np.nan)
-        for row, method in zip(out, self.methods, strict=True):
-            if target.kind not in method.kinds:
-                continue
-            read = [part(s, method) for s in items]
-            at = [i for i, r in enumerate(read) if r is not None]
-            if at:
-                row[at] = method.score(target, [r for r in read if r is not None], bench)
-        return out
+        return np.stack([scores_of(m, target, sources, bench) for m in self.methods])
 
     def fuse(self, votes: Array) -> Array:
         """Make one score per source of those of all methods (methods × sources)."""
@@ -299,7 +263,8 @@ def standardised_mean(votes: Array, weights: Sequence[float]) -> Array:
 
 # -- how methods are written ------------------------------------------------------------------
 
-_TOKEN = re.compile(r"\s*([(),:=]|[^(),:=\s][^(),:=]*)")
+_MARKS = "(),:=>"
+_TOKEN = re.compile(r"\s*([(),:=>]|[^(),:=>\s][^(),:=>]*)")
 
 
 def parse_method(text: str, **options: Any) -> Method:
@@ -308,7 +273,7 @@ def parse_method(text: str, **options: Any) -> Method:
     Parameters
     ----------
     text
-        ``name``, or ``name(arguments)``; see the head of this module.
+        ``name``, ``name(arguments)`` or ``first>second``; see the head of this module.
     options
         Given to every method in the text whose factory knows them, and to no other, e.g.
         ``gains`` from ``--grid``; what the text says goes first.
@@ -319,13 +284,13 @@ def parse_method(text: str, **options: Any) -> Method:
         If the text is not of that form, or names a method or an option that there is not.
     """
     parser = _Parser(text, options)
-    method = parser.method()
+    method = parser.stages()
     parser.end()
     return method
 
 
 class _Parser:
-    """Recursive descent over ``name(argument, …)``."""
+    """Recursive descent over ``name(argument, …)>name(argument, …)>…``."""
 
     def __init__(self, text: str, options: Mapping[str, Any]) -> None:
         self.text = text
@@ -354,8 +319,17 @@ class _Parser:
         if self.at < len(self.tokens):
             raise self.fail("Nothing")
 
+    def stages(self) -> Method:
+        found = self.method()
+        while self.peek() == ">":
+            from taskscout.methods.two_stage import TwoStage
+
+            self.next()
+            found = TwoStage((found, self.method()))
+        return found
+
     def method(self) -> Method:
-        if self.peek() in ("", *"(),:="):
+        if self.peek() in ("", *_MARKS):
             raise self.fail("The name of a method")
         name = self.next()
         members: list[Method] = []
@@ -367,11 +341,11 @@ class _Parser:
                 if self.peek(1) == "=":
                     option = self.next()
                     self.next()
-                    if self.peek() in ("", *"(),:="):
+                    if self.peek() in ("", *_MARKS):
                         raise self.fail(f"A value of {option}")
                     options[option.replace("-", "_")] = _value(self.next())
                 else:
-                    members.append(self.method())
+                    members.append(self.stages())
                     weights.append(self.weight())
                 if self.peek() == ",":
                     self.next()

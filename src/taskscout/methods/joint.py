@@ -9,10 +9,40 @@ keys; a joint description is never saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args, overload
 
-from taskscout.methods.method import Description, Method
+import numpy as np
+from numpy.typing import NDArray
+
+from taskscout.methods.method import BaseMethod, Cost, Description, Method, Need
+from taskscout.models.workbench import Workbench
+from taskscout.tasks import KINDS, Task
+
+
+class Parts(Mapping[str, Description]):
+    """Descriptions of one source by key, each read when it is asked for, and not kept.
+
+    So the first of two stages reads nothing of what only the second one needs.
+    """
+
+    def __init__(self, keys: Iterable[str], read: Callable[[str], Description]) -> None:
+        self._keys, self._read = tuple(dict.fromkeys(keys)), read
+
+    def __getitem__(self, key: str) -> Description:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._read(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 @dataclass(frozen=True)
@@ -56,14 +86,106 @@ def split(description: Description) -> tuple[Description, ...]:
     return (description,)
 
 
+def has(description: Description, method: Method) -> bool:
+    """Tell whether a description holds anything that a method reads, without reading it."""
+    held = description.parts if isinstance(description, Joint) else (description.key,)
+    return any(k in held for k in reads(method))
+
+
 def part(description: Description, method: Method) -> Description | None:
     """Pick what one method reads of a description; None where that is missing.
 
     A method that reads several keys gets a joint of those that are there.
     """
+    if not has(description, method):
+        return None
     if not isinstance(description, Joint):
-        return description if description.key in reads(method) else None
-    found = [description.parts.get(k) for k in reads(method)]
-    if len(found) == 1:
-        return found[0]
-    return join(description.source, found) if any(f is not None for f in found) else None
+        return description
+    keys = reads(method)
+    if len(keys) == 1:
+        return description.parts[keys[0]]
+    held = [k for k in keys if k in description.parts]
+    parts = Parts(held, description.parts.__getitem__)
+    return Joint("+".join(held), description.source, parts=parts)
+
+
+class _Picked(Sequence[Description]):
+    """What one method reads of some sources, read when asked for."""
+
+    def __init__(self, sources: Sequence[Description], at: Sequence[int], method: Method) -> None:
+        self._sources, self._at, self._method = sources, at, method
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, index: int) -> Description: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Description]: ...
+    def __getitem__(self, index: int | slice) -> Description | Sequence[Description]:
+        if isinstance(index, slice):
+            return _Picked(self._sources, self._at[index], self._method)
+        found = part(self._sources[self._at[index]], self._method)
+        assert found is not None  # only places of sources that have it are kept
+        return found
+
+
+def scores_of(
+    method: Method,
+    target: Task,
+    sources: Sequence[Description],
+    bench: Workbench,
+    at: Iterable[int] | None = None,
+) -> NDArray[np.float64]:
+    """Score sources by one of several methods that are made one.
+
+    Parameters
+    ----------
+    method, target, sources, bench
+        Of the score; sources may be joints.
+    at
+        Places of the sources to score; None for all.
+
+    Returns
+    -------
+    One number per source; NaN for those not asked for, those that lack what the method reads,
+    and all where it does not serve the target's kind.
+    """
+    out = np.full(len(sources), np.nan)
+    if target.kind not in method.kinds:
+        return out
+    places = [i for i in (range(len(sources)) if at is None else at) if has(sources[i], method)]
+    if places:
+        out[places] = method.score(target, _Picked(sources, places, method), bench)
+    return out
+
+
+class Composed(BaseMethod):
+    """What all methods share that are made of others."""
+
+    key = "card"
+    cost: Cost = "card"
+    #: Keys of all members.
+    reads: tuple[str, ...] = ()
+    #: What it is made of.
+    methods: tuple[Method, ...] = ()
+
+    def _compose(self, methods: Sequence[Method], *, every: bool) -> None:
+        """Declare what the members need; it serves kinds that every one serves, or any."""
+        self.methods = tuple(methods)
+        self.reads = tuple(dict.fromkeys(k for m in methods for k in reads(m)))
+        self.key = "+".join(self.reads)
+        serves = all if every else any
+        self.kinds = tuple(k for k in KINDS if serves(k in m.kinds for m in methods))
+        self.needs = frozenset[Need]().union(*(m.needs for m in methods))
+        order: tuple[Cost, ...] = get_args(Cost)
+        self.cost = max((m.cost for m in methods), key=order.index)
+
+    def describe(self, source: Task, bench: Workbench) -> Description:
+        """Describe the source for every member; what several read is made once."""
+        made: dict[tuple[str, ...], Description] = {}
+        for method in self.methods:
+            if reads(method) not in made:
+                made[reads(method)] = method.describe(source, bench)
+        described = list(made.values())
+        return described[0] if len(self.reads) == 1 else join(source.name, described)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import get_args
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods.joint import join, part, reads
-from taskscout.methods.method import BaseMethod, Cost, Description, Factory, Method, Need
+from taskscout.methods.fusion import parse_method
+from taskscout.methods.joint import Composed, join, reads, scores_of
+from taskscout.methods.method import Description, Factory, Method
 from taskscout.models.workbench import Workbench
-from taskscout.tasks import KINDS, Task
+from taskscout.tasks import Task
 
 Array = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def chained(first: Array, second: Array, sources: NDArray[np.bool_] | None = Non
     return out
 
 
-class TwoStage(BaseMethod):
+class TwoStage(Composed):
     """Two stages: a cheap method ranks the whole pool, a better one its short list.
 
         score(s) = second(s)                     for the ``keep`` sources that first puts first,
@@ -93,8 +93,6 @@ class TwoStage(BaseMethod):
     """
 
     name = "two-stage"
-    key = "card"
-    cost: Cost = "card"
     paper = "control"
 
     def __init__(self, methods: Sequence[Method | str] = (), *, keep: int = KEEP) -> None:
@@ -111,24 +109,15 @@ class TwoStage(BaseMethod):
                 "Give 1 or more; 10 is the default.",
             )
         self.keep = keep
-        self.methods = tuple(_method(m) for m in methods)
-        if self.methods:
-            first, second = self.methods
-            self.reads = tuple(dict.fromkeys((*reads(first), *reads(second))))
-            self.key = "+".join(self.reads)
-            self.kinds = tuple(k for k in KINDS if k in first.kinds and k in second.kinds)
-            self.needs = frozenset[Need]().union(first.needs, second.needs)
-            order: tuple[Cost, ...] = get_args(Cost)
-            self.cost = max(first.cost, second.cost, key=order.index)
+        if methods:
+            first, second = (parse_method(m) if isinstance(m, str) else m for m in methods)
+            self._compose((first, second), every=True)
             self.paper = "; ".join(dict.fromkeys((first.paper, second.paper)))
             self.name = (
                 f"{first.name}>{second.name}"
                 if keep == KEEP
                 else f"two-stage({first.name},{second.name},keep={keep})"
             )
-
-    #: Keys of both methods.
-    reads: tuple[str, ...] = ()
 
     def _pair(self) -> tuple[Method, Method]:
         if not self.methods:
@@ -142,12 +131,8 @@ class TwoStage(BaseMethod):
 
     def describe(self, source: Task, bench: Workbench) -> Description:
         """Describe the source for both methods; what both read is made once."""
-        made: dict[tuple[str, ...], Description] = {}
-        for method in self._pair():
-            if reads(method) not in made:
-                made[reads(method)] = method.describe(source, bench)
-        described = list(made.values())
-        return described[0] if len(self.reads) == 1 else join(source.name, described)
+        self._pair()
+        return super().describe(source, bench)
 
     def none(self, bench: Workbench) -> Description | None:
         """Describe "use no source", where the second method has a score for it."""
@@ -193,22 +178,13 @@ class TwoStage(BaseMethod):
     ) -> tuple[list[str], Array, Array]:
         """Do what :meth:`stages` says, and name the sources."""
         one, other = self._pair()
-        names: list[str] = []
-        read: dict[int, Description] = {}
-        for i in range(len(sources)):
-            # Read once, and no more held of it than the first method reads.
-            source = sources[i]
-            names.append(source.source)
-            found = part(source, one)
-            if found is not None:
-                read[i] = found
-        first = _scores(one, target, read, len(names), bench)
+        names = [sources[i].source for i in range(len(sources))]
+        first = scores_of(one, target, sources, bench)
         known = [i for i, n in enumerate(names) if n != _NONE and not np.isnan(first[i])]
         short = sorted(known, key=lambda i: (-first[i], names[i]))[: self.keep]
         short += [i for i, n in enumerate(names) if n == _NONE]
         # In the order given, as any method is asked.
-        read = {i: d for i in sorted(short) if (d := part(sources[i], other)) is not None}
-        second = _scores(other, target, read, len(names), bench)
+        second = scores_of(other, target, sources, bench, sorted(short))
         if known and np.isnan(second[known]).all():
             raise MethodError(
                 f"{other.name} applies to none of the {min(self.keep, len(known))} sources that "
@@ -218,16 +194,6 @@ class TwoStage(BaseMethod):
                 f"Use {one.name} alone, or make it: taskscout pool describe --method {other.name}",
             )
         return names, first, second
-
-
-def _scores(
-    method: Method, target: Task, read: Mapping[int, Description], n: int, bench: Workbench
-) -> Array:
-    """Score the sources that were read, by their places among n; NaN for all others."""
-    out = np.full(n, np.nan)
-    if read and target.kind in method.kinds:
-        out[list(read)] = method.score(target, list(read.values()), bench)
-    return out
 
 
 class RefinedLogME(TwoStage):
@@ -259,58 +225,6 @@ class RefinedLogME(TwoStage):
 
     def __init__(self, *, keep: int = KEEP) -> None:
         super().__init__(("esm-logme", "logme"), keep=keep)
-
-
-def _method(method: Method | str) -> Method:
-    return parse_stages(method) if isinstance(method, str) else method
-
-
-def cut(text: str) -> tuple[str, ...]:
-    """Cut the way a method is written at each ``>`` outside brackets.
-
-    >>> cut("rrf(a,b>c)>logme")
-    ('rrf(a,b>c)', 'logme')
-    """
-    pieces, depth = [""], 0
-    for letter in text:
-        depth += (letter == "(") - (letter == ")")
-        if letter == ">" and depth == 0:
-            pieces.append("")
-        else:
-            pieces[-1] += letter
-    return tuple(p.strip() for p in pieces)
-
-
-def parse_stages(text: str, *, keep: int = KEEP) -> Method:
-    """Make a method of ``first>second``; ``a>b>c`` is ``(a>b)>c``; without ``>`` any method.
-
-    Parameters
-    ----------
-    text
-        Each stage as :func:`taskscout.methods.fusion.parse_method` reads it.
-    keep
-        Sources on the short list of every stage.
-
-    Raises
-    ------
-    MethodError
-        If a stage is empty or unknown.
-    """
-    from taskscout.methods.fusion import parse_method
-
-    pieces = cut(text)
-    if len(pieces) == 1:
-        return parse_method(text)
-    if not all(pieces):
-        raise MethodError(
-            f"{text!r} cannot be read as a method: a stage is empty.",
-            "A method stands on both sides of '>'.",
-            "Write it like esm-logme>logme.",
-        )
-    method = parse_method(pieces[0])
-    for piece in pieces[1:]:
-        method = TwoStage((method, parse_method(piece)), keep=keep)
-    return method
 
 
 def refined(method: Method, keep: int = KEEP, second: str = "logme") -> Method:
