@@ -49,3 +49,7 @@ class EngineError(TaskscoutError):
 
 class StudyError(TaskscoutError):
     """A study's file, grid or question cannot be used as it is."""
+
+
+class TransferError(TaskscoutError):
+    """A transfer cannot be run as it was asked for."""

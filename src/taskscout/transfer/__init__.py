@@ -1,1 +1,1 @@
-"""Real training through sources, and what it gains."""
+"""Transfer: train through sources, compare with and without, hand over the model."""
