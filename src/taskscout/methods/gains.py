@@ -281,7 +281,7 @@ class Gains:
                 f"Its columns are {', '.join(_COLUMNS)}.",
                 "Map these to the names in your table.",
             )
-        table = _read_table(path, texts=(mapping["source"], mapping["target"]))
+        table = read_table(path, texts=(mapping["source"], mapping["target"]))
         names = table.column_names
         required_columns = {mapping[n]: n for n in ("source", "target", "score")}
         for name in (*required_columns, *(columns or {}).values(), *(where or {})):
@@ -411,7 +411,7 @@ class Gains:
         return np.where(n > 0, total / np.maximum(n, 1), np.nan)
 
 
-def _read_table(path: Path, texts: Sequence[str] = ("source", "target")) -> Any:
+def read_table(path: Path, texts: Sequence[str] = ("source", "target")) -> Any:
     """Read a CSV, TSV or Parquet file as an Arrow table."""
     import pyarrow as pa
 
