@@ -20,8 +20,9 @@ import pytest
 import taskscout
 from taskscout.errors import MethodError, PoolError
 from taskscout.methods.evidence import logme
-from taskscout.methods.method import BaseMethod, Description
+from taskscout.methods.method import BaseMethod, Description, method_names
 from taskscout.methods.transferability import SpaceMapLogME
+from taskscout.methods.two_stage import TwoStage
 from taskscout.models.cache import EmbeddingCache
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
@@ -241,6 +242,75 @@ def test_a_second_method_that_does_not_apply_is_noted(small_pool: Pool, small_be
     (note,) = (n for n in found.notes if "terms-cosine" in n)
     assert "is not shown" in note
     assert found.left_out == {}
+
+
+def test_all_says_of_each_method_why_it_is_not_there(small_pool: Pool, small_bench: Workbench):
+    bench = fresh_bench(small_bench)
+    found = rank(TARGET, small_pool, "all", bench=bench)
+    assert found.methods[0] == "esm-logme"
+    assert {"logme", "leep", "random", "format"} <= set(found.methods)
+    assert bench.tunings == 0
+    left = {n.partition(" is not shown: ")[0]: n for n in found.notes if " is not shown: " in n}
+    assert set(found.methods).isdisjoint(left)
+    assert {*found.methods, *left} == set(method_names())
+    assert "--costly" in left["prompt-mean"]
+    assert "made of other methods" in left["rrf"]
+    assert "description" in left["terms-cosine"]
+    assert "grid" in left["source-prior"]
+    assert all("\n" not in n for n in left.values())
+
+
+def test_all_with_costly_tunes_the_target(small_pool: Pool, small_bench: Workbench):
+    bench = fresh_bench(small_bench)
+    found = rank(TARGET, small_pool, "all", bench=bench, costly=True)
+    assert {"lora", "lora-product"} <= set(found.methods)
+    assert bench.tunings >= 1
+
+
+def test_all_shows_what_applies_where_the_default_does_not(
+    small_pool: Pool, small_bench: Workbench
+):
+    tokens = pa.table({"tokens": [["a", "film"], ["the", "plot"]] * 4, "label": [[0, 1]] * 8})
+    target = Task("tags", "tagging", {"train": tokens}, ("O", "B"))
+    found = rank(target, small_pool, ["all"], bench=small_bench)
+    assert "size" in found.methods
+    assert "esm-logme" not in found.methods
+    assert any(n.startswith("esm-logme is not shown: ") for n in found.notes)
+
+
+def test_an_unknown_name_to_exclude_is_noted(small_pool: Pool, small_bench: Workbench):
+    found = rank(TARGET, small_pool, bench=small_bench, exclude=["revews", "stars", "qqqq"])
+    (near,) = (n for n in found.notes if "'revews'" in n)
+    assert near.endswith("close names: reviews")
+    (far,) = (n for n in found.notes if "'qqqq'" in n)
+    assert "close" not in far
+    assert not any("'stars'" in n for n in found.notes)
+    assert found.left_out == {"stars": "excluded by name"}
+
+
+def test_the_second_stage_reads_only_its_short_list(
+    small_pool: Pool, small_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[str, str]] = []
+    read, score = Pool.description, TwoStage.score
+
+    def spied(pool: Pool, name: str, key: str) -> Description:
+        asked.append((key, name))
+        return read(pool, name, key)
+
+    def scored(method: TwoStage, *arguments: Any) -> Any:
+        asked.clear()
+        out = score(method, *arguments)
+        during.extend(asked)
+        return out
+
+    during: list[tuple[str, str]] = []
+    monkeypatch.setattr(Pool, "description", spied)
+    monkeypatch.setattr(TwoStage, "score", scored)
+    found = rank(TARGET, small_pool, bench=fresh_bench(small_bench), refine=2)
+    short = [r.name for r in found.sources if r.name != NONE][:2]
+    assert {n for k, n in during if k == "tuned"} == set(short)
+    assert {n for k, n in during if k == "space-map"} == set(SOURCES)
 
 
 def test_the_first_method_has_to_apply(small_pool: Pool, small_bench: Workbench):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
 import math
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import pyarrow as pa
 
-from taskscout.errors import MethodError, PoolError
+from taskscout.errors import MethodError, PoolError, TaskscoutError
 from taskscout.methods.fusion import parse_method
 from taskscout.methods.joint import Joint, Parts, reads
 from taskscout.methods.method import (
@@ -39,6 +40,8 @@ NONE = "none"
 DEFAULT, ALL = "esm-logme", "all"
 #: Methods made of others, which ``all`` leaves out: it would count the others twice.
 COMPOSED = ("rrf", "zscore", "two-stage", "taskshop", "esm-logme>logme")
+#: The cost class that ``all`` leaves out unless it is told otherwise.
+COSTLY = "tuning"
 #: A source that holds more than this share of the target's texts is flagged.
 FLAG_OVERLAP = 0.01
 
@@ -259,6 +262,7 @@ def rank(
     bench: Workbench | None = None,
     grid: str | Path | None = None,
     refine: int | None = None,
+    costly: bool = False,
     examples: int = 1000,
     commercial: bool = False,
     kinds: Sequence[str] = (),
@@ -277,7 +281,8 @@ def rank(
         None for the built-in pool.
     method
         One or several methods, by name or made with options; the first one orders. ``all``
-        stands for every method that the target, the pool and the encoder allow.
+        stands for every method that the target, the pool and the encoder allow, up to those
+        that run every source's model; notes say why the others are not shown.
     bench
         Embeds and caches; None for the embedded default encoder with the user's cache.
     grid
@@ -286,6 +291,8 @@ def rank(
     refine
         Score the first so many sources of the first method again with the real source models
         (LogME on their features), and order them by that.
+    costly
+        Let ``all`` include methods that tune the encoder on the target too.
     examples
         At most this many of the target's rows are used (stratified by class).
     commercial
@@ -293,7 +300,7 @@ def rank(
     kinds, domains
         Only sources of these kinds; of a domain or category that contains one of these words.
     exclude
-        Names of sources to leave out.
+        Names of sources to leave out; a note tells of one that the pool does not have.
     exclude_overlap
         Leave out sources that contain more than this share of the target's texts.
     seed
@@ -314,8 +321,9 @@ def rank(
         target = Task.from_file(target)
     pool = pool if pool is not None else Pool.builtin()
     bench = bench or Workbench()
-    notes = list(target.notes)
-    methods = _methods([method] if isinstance(method, str | Method) else method, grid, refine)
+    wanted = [method] if isinstance(method, str | Method) else list(method)
+    methods, left = _methods(wanted, grid, refine, costly)
+    notes = [*target.notes, *_unknown(exclude, pool)]
     chosen = rows_for_ranking(target, examples, seed=seed)
 
     start = time.perf_counter()
@@ -340,15 +348,21 @@ def rank(
 
     scores: dict[str, dict[str, float]] = {}
     costs: dict[str, Cost] = {}
+    refusal: TaskscoutError | None = None
     for each in methods:
         try:
             scores[each.name], costs[each.name] = _score(
-                each, chosen, pool, names, bench, left_out if each is methods[0] else {}
+                each, chosen, pool, names, bench, left_out if not scores else {}
             )
-        except MethodError as error:
-            if each is methods[0]:
+        except TaskscoutError as error:
+            # A method that was named first has to apply; one that ``all`` tries need not.
+            if each is methods[0] and ALL not in wanted[:1]:
                 raise
+            refusal = refusal or error
             notes.append(f"{each.name} is not shown: {error.found} {error.why}")
+    if refusal is not None and not scores:
+        raise refusal
+    notes += left
     used = list(scores)
     first = scores[used[0]]
     candidates = [n for n in (*names, NONE) if n in first]
@@ -424,37 +438,42 @@ class _Sources(Sequence[Description]):
 
 
 def _methods(
-    wanted: Iterable[str | Method], grid: str | Path | None, refine: int | None
-) -> list[Method]:
-    """Make the methods asked for."""
+    wanted: Iterable[str | Method], grid: str | Path | None, refine: int | None, costly: bool
+) -> tuple[list[Method], list[str]]:
+    """Make the methods asked for, and say which ``all`` leaves out, and why."""
     options: dict[str, Any] = {}
     if grid is not None:
         from taskscout.methods.gains import Gains
 
         options["gains"] = Gains.read(grid)
 
-    def make(text: str) -> Method:
-        return parse_method(text, **options)
-
     made: list[Method] = []
+    notes: list[str] = []
     seen: set[str] = set()
     for each in wanted:
         if not isinstance(each, str):
             made.append(each)
+        elif each in seen:
             continue
-        if each in seen:
-            continue
-        seen.add(each)
-        if each == ALL:
+        elif each == ALL:
             for name in dict.fromkeys((DEFAULT, *method_names())):
-                if name in COMPOSED or name in {m.name for m in made}:
+                if name in {*seen, *(m.name for m in made)}:
                     continue
-                seen.add(name)
-                made.append(make(name))
-        elif refine is not None and not made:
-            made.append(refined(make(each), refine))
+                method = parse_method(name, **options)
+                if name in COMPOSED:
+                    notes.append(f"{name} is not shown: it is made of other methods; name them.")
+                elif method.cost == COSTLY and not costly:
+                    notes.append(
+                        f"{name} is not shown: it tunes the encoder on the target. "
+                        "Name it, or ask for all with --costly."
+                    )
+                else:
+                    made.append(method)
         else:
-            made.append(make(each))
+            method = parse_method(each, **options)
+            made.append(method if refine is None or made else refined(method, refine))
+        if isinstance(each, str):
+            seen.add(each)
     if not made:
         raise MethodError(
             "No method was named.", "Something has to order the sources.", f"Name {DEFAULT}."
@@ -466,7 +485,7 @@ def _methods(
             "A ranking has one column per name of a method.",
             "Name it once; to compare options of one method, rank once with each.",
         )
-    return made
+    return made, notes
 
 
 def _check(method: Method, target: Task, pool: Pool, bench: Workbench) -> None:
@@ -549,6 +568,17 @@ def _overlaps(target: Task, pool: Pool) -> dict[str, float]:
         d.source: share_contained(hashes, d.arrays["sketch"], d.header["size"])
         for d in pool.descriptions(OVERLAP)
     }
+
+
+def _unknown(exclude: Sequence[str], pool: Pool) -> list[str]:
+    """Say which names to leave out are none of the pool's, and what may have been meant."""
+    notes = []
+    for name in exclude:
+        if name not in pool:
+            close = difflib.get_close_matches(name, pool.names, 3)
+            meant = f"; close names: {', '.join(close)}" if close else ""
+            notes.append(f"nothing to exclude: the pool has no source {name!r}{meant}")
+    return notes
 
 
 def _filtered(

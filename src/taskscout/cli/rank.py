@@ -67,11 +67,19 @@ def rank(
     method: Annotated[
         str,
         typer.Option(
-            help="One or several, separated by commas; the first one orders. "
-            "See: taskscout methods",
+            help="One or several, separated by commas; the first one orders. 'all': every one up "
+            "to those that run each source's model. See: taskscout methods",
             rich_help_panel=_CHOICE,
         ),
     ] = "esm-logme",
+    costly: Annotated[
+        bool,
+        typer.Option(
+            "--costly",
+            help="Let 'all' include methods that tune the encoder on your data (minutes).",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = False,
     refine: Annotated[
         int | None,
         typer.Option(
@@ -190,6 +198,7 @@ def rank(
             bench=bench,
             grid=grid,
             refine=refine,
+            costly=costly,
             examples=examples,
             commercial=licence == "commercial",
             kinds=_words(kind),
