@@ -99,13 +99,13 @@ class GridStore:
                     "Give another file; a grid of another version can be read as Parquet.",
                 )
             if empty:
-                db.execute("PRAGMA journal_mode=WAL")
+                # The mark first: another process that looks meanwhile sees a grid being made.
+                db.execute(f"PRAGMA application_id={_APPLICATION}")
+                db.execute(f"PRAGMA user_version={_LAYOUT}")
                 types = {"size": "INTEGER", "seed": "INTEGER"}
                 types |= dict.fromkeys(("score", "seconds", "source_seconds"), "REAL")
                 columns = ", ".join(f"{c} {types.get(c, 'TEXT')}" for c in _COLUMNS[1:])
-                db.execute(f"CREATE TABLE cells (key TEXT PRIMARY KEY, {columns})")
-                db.execute(f"PRAGMA application_id={_APPLICATION}")
-                db.execute(f"PRAGMA user_version={_LAYOUT}")
+                db.execute(f"CREATE TABLE IF NOT EXISTS cells (key TEXT PRIMARY KEY, {columns})")
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

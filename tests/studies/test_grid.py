@@ -1,0 +1,202 @@
+"""Grids: which cells there are, what a cell gives, and what a kill costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taskscout.engines import Here, LocalProcesses
+from taskscout.errors import StudyError
+from taskscout.models.tuning import tune
+from taskscout.studies import grid as grid_module
+from taskscout.studies.grid import NONE, Plan, begin, run_cell, run_grid, run_source
+from taskscout.studies.store import GridStore
+from taskscout.studies.study_file import read_study
+
+
+def scores(store: GridStore) -> dict[str, float | None]:
+    return {r.key: r.score for r in store.results()}
+
+
+def test_every_combination_is_a_cell_but_those_that_share_texts(plan_of):
+    plan = plan_of(tunings="lora, head", sizes="16, all")
+    pairs = {(c.source, c.target) for c in plan.cells}
+    # twin holds texts of gamma; nobody is its own source.
+    assert pairs == {
+        (NONE, "gamma"), ("alpha", "gamma"), ("beta", "gamma"),
+        (NONE, "number"), ("alpha", "number"), ("beta", "number"), ("twin", "number"),
+    }  # fmt: skip
+    assert len(plan.cells) == 7 * 2 * 2 * 2
+    assert len({c.key for c in plan.cells}) == len(plan.cells)
+    assert {c.size for c in plan.cells} == {16, 0}
+
+
+def test_keys_are_stable_and_follow_the_settings(plan_of):
+    first = plan_of().cells
+    assert [c.key for c in first] == [c.key for c in plan_of().cells]
+    # A larger study contains the smaller one's cells.
+    larger = plan_of(tunings="full, lora", sizes="32, 16").cells
+    assert {c.key for c in first} < {c.key for c in larger}
+    small = {c.key for c in plan_of(sizes="16").cells}
+    assert not small & {c.key for c in first}
+
+
+def test_a_target_has_the_same_rows_whatever_the_seed(plan_of):
+    plan = plan_of()
+    cells = [c for c in plan.cells if (c.source, c.target) == ("alpha", "gamma")]
+    jobs = [plan.job(c) for c in cells]
+    assert [j.recipe["seed"] for j in jobs] == [0, 1]
+    assert jobs[0].target.fingerprint == jobs[1].target.fingerprint
+    assert len(jobs[0].target.tables["train"]) == 32
+    assert len(jobs[0].target.tables["test"]) == 32
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full", "prompt", "bitfit"])
+def test_a_cell_is_the_target_tuned_from_where_the_source_ended(plan_of, tuning):
+    """Against the two tunings, one after the other, by hand."""
+    plan = plan_of(tunings=tuning)
+    cell = next(c for c in plan.cells if (c.source, c.target) == ("alpha", "gamma"))
+    data = run_source(plan.source_job(cell), {})
+    result = run_cell(plan.job(cell), {"source": data})
+
+    encoder = grid_module._encoder(cell.encoder)
+    source = tune(plan.catalogue.task("alpha"), encoder, plan.source_recipe(tuning), evaluate=None)
+    if tuning in ("lora", "full"):
+        given = {"body": source.model.body}
+    else:
+        given = {"start": source.parameters}
+    target = tune(plan.target("gamma", 32), encoder, plan.recipe(tuning, 0), **given)
+    assert result.score == pytest.approx(target.scores["score"], abs=1e-6)
+    assert result.error == ""
+    assert result.seconds > 0
+    # And it is not what the target alone gives.
+    alone = tune(plan.target("gamma", 32), encoder, plan.recipe(tuning, 0))
+    assert any(
+        not np.allclose(target.parameters[n], alone.parameters[n]) for n in target.parameters
+    )
+
+
+def test_an_impossible_cell_is_an_error_of_that_cell(plan_of, tmp_path):
+    plan = plan_of(tunings="prompt")
+    cell = next(c for c in plan.cells if c.source == "alpha")
+    other = next(c for c in plan_of(tunings="lora").cells if c.source == "alpha")
+    data = run_source(plan_of(tunings="lora").source_job(other), {})
+    result = run_cell(plan.job(cell), {"source": data})
+    assert result.score is None
+    assert "differ" in result.error
+    store = GridStore(tmp_path / "g.sqlite")
+    store.put([result])
+    assert store.done() == set()
+
+
+def test_a_grid_goes_on_where_it_was(plan_of, tmp_path, monkeypatch):
+    plan, store = plan_of(), GridStore(tmp_path / "g.sqlite")
+    ran = []
+
+    def stop_after_five(done, total, result):
+        ran.append(result.key)
+        if len(ran) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(plan, store, tmp_path / "s", engine=Here(), report=stop_after_five)
+    assert len(store.done()) == 5
+    tuned = sorted((tmp_path / "s").iterdir())
+
+    def never(job, files):
+        raise AssertionError("a source was tuned again")
+
+    monkeypatch.setattr(grid_module, "run_source", never)
+    run_grid(plan, store, tmp_path / "s", engine=Here(), report=lambda *a: ran.append(a[2].key))
+    assert sorted((tmp_path / "s").iterdir()) == tuned
+    assert sorted(ran) == sorted(c.key for c in plan.cells)
+
+    undisturbed = GridStore(tmp_path / "u.sqlite")
+    monkeypatch.undo()
+    run_grid(plan, undisturbed, tmp_path / "u", engine=LocalProcesses(2))
+    assert scores(store) == scores(undisturbed)
+
+
+def test_a_killed_grid_loses_only_the_running_cells(plan_of, workplace, tmp_path):
+    """SIGKILL the command in the middle, start it again: the table of an undisturbed run."""
+    plan = plan_of()
+    study, file = tmp_path / "study.yaml", tmp_path / "g.sqlite"
+    command = [
+        sys.executable, "-m", "taskscout", "grid", "run", str(study), "--out", str(file),
+        "--engine", "here", "--json",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if file.is_file() and len(GridStore(file).done()) >= 2:
+            break
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = GridStore(file).done()
+    assert 2 <= len(kept) < len(plan.cells)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"grid": str(file), "cells": len(plan.cells), "failed": 0}
+    assert f"{len(kept)} done before" in done.stderr
+    undisturbed = GridStore(tmp_path / "u.sqlite")
+    run_grid(plan, undisturbed, tmp_path / "u", engine=Here())
+    assert scores(GridStore(file)) == scores(undisturbed)
+
+
+def test_sources_come_from_a_pool_that_has_them(toy_pool: Path, workplace: Path, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"name: p\ncatalogue: {workplace}\npool: {toy_pool}\nsources: [alpha, twin]\n"
+        f"targets: [beta]\nsizes: [32]\n"
+        f"encoders: [{{name: tiny, model: {toy_pool.parent / 'encoder'}, max_length: 32, "
+        "precision: fp32}]\nsource_recipe: {epochs: 1, least_steps: 1}\n"
+        "recipe: {epochs: 1, least_steps: 1}\ntest_examples: 32\n"
+    )
+    plan = Plan(read_study(path))
+    by_source = {c.source: c for c in plan.cells}
+    kept = plan.from_pool(by_source["alpha"])
+    assert kept is not None
+    assert plan.from_pool(by_source["twin"]) is None
+    # What training starts from is the encoder with the pool's adapter merged in.
+    encoder = grid_module._encoder(by_source["alpha"].encoder)
+    body = begin(kept, encoder, "lora")["body"]
+    arrays = plan.pool.description("alpha", "tuned").arrays
+    layer = next(n.removesuffix(".lora_A") for n in arrays if n.endswith(".lora_A"))
+    expected = encoder.load_model().get_submodule(layer).weight.detach().numpy() + arrays[
+        f"{layer}.lora_B"
+    ].astype(np.float32) @ arrays[f"{layer}.lora_A"].astype(np.float32)
+    np.testing.assert_allclose(body.get_submodule(layer).weight.detach().numpy(), expected, atol=1e-6)
+    estimate = plan.estimate(None, tmp_path, 2)
+    assert (estimate.cells, estimate.sources, estimate.measured) == (3, 1, False)
+    assert estimate.hours > 0
+
+
+def test_an_estimate_rests_on_what_was_measured(plan_of, tmp_path):
+    plan, store = plan_of(), GridStore(tmp_path / "g.sqlite")
+    run_grid(plan, store, tmp_path / "s", engine=Here())
+    done = plan.estimate(store, tmp_path / "s", 1)
+    assert (done.cells, done.done, done.sources, done.hours) == (len(plan.cells),) * 2 + (0, 0.0)
+    more = plan_of(sizes="32, all").estimate(store, tmp_path / "s", 1)
+    assert more.done == len(plan.cells)
+    assert not more.measured
+
+
+def test_kinds_that_a_grid_does_not_run_are_refused(workplace, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(f"name: s\ncatalogue: {workplace}\nsources: [alpha]\ntargets: [nothing]\n")
+    with pytest.raises(Exception, match="nothing"):
+        Plan(read_study(path))
+    text = (workplace / "tasks.json").read_text().replace('"regression"', '"tagging"')
+    (tmp_path / "tasks.json").write_text(text)
+    path.write_text("name: s\ncatalogue: .\nsources: [alpha]\ntargets: [number]\n")
+    with pytest.raises(StudyError, match="tagging"):
+        Plan(read_study(path))

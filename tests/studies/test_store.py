@@ -1,0 +1,97 @@
+"""A grid's file: committed results, merging, choosing."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from taskscout.errors import StudyError
+from taskscout.studies.store import CellResult, GridStore, choose, gains_by_setting
+
+
+def cell(key: str, source: str, score: float | None, **changed) -> CellResult:
+    made = CellResult(
+        key, source, "t", "default", "none" if source == "none" else "sequential", "lora", 200, 0,
+        score, {} if score is None else {"score": score, "accuracy": score},
+    )  # fmt: skip
+    return replace(made, **changed)
+
+
+RESULTS = [
+    cell("a", "none", 0.5),
+    cell("b", "s", 0.75),
+    cell("c", "none", 0.25, seed=1),
+    cell("d", "s", 0.75, seed=1),
+    cell("e", "r", None, error="no"),
+]
+
+
+def test_what_is_put_comes_back(tmp_path):
+    store = GridStore(tmp_path / "g.sqlite")
+    store.put(RESULTS)
+    again = GridStore(tmp_path / "g.sqlite", create=False)
+    assert sorted(again.results(), key=lambda r: r.key) == RESULTS
+    assert again.done() == {"a", "b", "c", "d"}
+    assert again.done(failed=True) == {"a", "b", "c", "d", "e"}
+
+
+def test_the_table_has_one_column_per_metric(tmp_path):
+    store = GridStore(tmp_path / "g.sqlite")
+    store.put(RESULTS)
+    table = store.table().to_pandas()
+    assert len(table) == 5
+    assert table.loc[table.key == "b", "accuracy"].item() == 0.75
+    assert table.loc[table.key == "e", "score"].isna().item()
+
+
+def test_gains_compare_runs_of_one_seed(tmp_path):
+    ((setting, gains),) = gains_by_setting(RESULTS)
+    assert setting == {
+        "encoder": "default", "strategy": "sequential", "tuning": "lora", "size": 200,
+    }  # fmt: skip
+    assert gains.gain("s", "t") == pytest.approx((25 + 50) / 2)
+
+
+def test_cells_are_chosen_by_value():
+    assert {r.key for r in choose(RESULTS, ["seed=1"])} == {"c", "d"}
+    # What was trained without a source belongs to every strategy.
+    assert len(choose(RESULTS, ["strategy=sequential"])) == 5
+    with pytest.raises(StudyError, match="colour"):
+        choose(RESULTS, ["colour=red"])
+    with pytest.raises(StudyError, match="No cell"):
+        choose(RESULTS, ["tuning=full"])
+
+
+def test_merging_takes_what_is_new_and_refuses_a_contradiction(tmp_path):
+    one, two = GridStore(tmp_path / "1.sqlite"), GridStore(tmp_path / "2.sqlite")
+    one.put(RESULTS[:2])
+    two.put(RESULTS[1:4])
+    assert one.merge(two) == 2
+    assert one.done() == {"a", "b", "c", "d"}
+    assert one.merge(two) == 0
+    two.put([cell("a", "none", 0.9)])
+    with pytest.raises(StudyError, match="different scores"):
+        one.merge(two)
+    # A cell that failed on one machine gives way to one that did not.
+    two.put([cell("a", "none", 0.5), cell("e", "r", 0.6)])
+    one.put(RESULTS[4:])
+    assert one.merge(two) == 1
+    assert "e" in one.done()
+
+
+def test_what_is_no_grid_is_refused_and_left_alone(tmp_path):
+    with pytest.raises(StudyError, match="no grid"):
+        GridStore(tmp_path / "none.sqlite", create=False)
+    text = tmp_path / "text.sqlite"
+    text.write_text("not a database, by far " * 100)
+    with pytest.raises(StudyError, match="cannot be used"):
+        GridStore(text)
+    others = tmp_path / "others.sqlite"
+    with sqlite3.connect(others) as db:
+        db.execute("CREATE TABLE x (a)")
+    with pytest.raises(StudyError, match="not a grid"):
+        GridStore(others)
+    with sqlite3.connect(others) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("x",)]

@@ -1,0 +1,76 @@
+"""Study files: what they may say, and errors that name the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from taskscout.errors import StudyError
+from taskscout.studies.study_file import read_study
+
+GOOD = """\
+name: ours
+sources: all
+targets: [a, b]
+pool: pools/mine
+catalogue: data
+tunings: [lora, full]
+sizes: [200, all]
+recipe:
+  epochs: 3
+"""
+
+
+def read(tmp_path: Path, text: str):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return read_study(path)
+
+
+def test_a_study_says_what_to_run(tmp_path):
+    study = read(tmp_path, GOOD)
+    assert study.targets == ("a", "b")
+    assert study.sizes == (200, "all")
+    assert study.seeds == (0,)
+    # Places are meant from the file's folder, wherever the command is typed.
+    assert study.catalogue == tmp_path / "data"
+    assert study.pool == str(tmp_path / "pools/mine")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("name: ours\n", "", 1, "name"),
+        ("targets: [a, b]", "targets: []", 3, "targets"),
+        ("targets: [a, b]", "targets: [a, a]", 3, "same entry twice"),
+        ("tunings: [lora, full]", "tunings: [lora, magic]", 6, "magic"),
+        ("sizes: [200, all]", "sizes: [many]", 7, "many"),
+        ("  epochs: 3", "  epoch: 3", 8, "epoch"),
+        ("  epochs: 3", "  seed: 3", 8, "seed"),
+        ("catalogue: data", "catalog: data", 5, "catalog"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_line(tmp_path, old, new, line, said):
+    assert old in GOOD
+    with pytest.raises(StudyError) as caught:
+        read(tmp_path, GOOD.replace(old, new))
+    assert f"line {line}:" in caught.value.found
+    assert said in caught.value.found + caught.value.why
+
+
+def test_a_tuning_on_its_own_line_is_named_by_that_line(tmp_path):
+    text = GOOD.replace("tunings: [lora, full]", "tunings:\n  - lora\n  - magic")
+    with pytest.raises(StudyError, match="line 8: tunings"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "- 1\n- 2\n", ""])
+def test_what_is_no_study_is_refused(tmp_path, text):
+    with pytest.raises(StudyError):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_study(tmp_path / "none.yaml")
