@@ -24,6 +24,7 @@ from taskscout.methods.method import (
     Method,
     method_names,
 )
+from taskscout.methods.topics import ATTACHED
 from taskscout.methods.two_stage import refined
 from taskscout.models.workbench import Workbench
 from taskscout.pools.build import OVERLAP
@@ -322,7 +323,7 @@ def rank(
     pool = pool if pool is not None else Pool.builtin()
     bench = bench or Workbench()
     wanted = [method] if isinstance(method, str | Method) else list(method)
-    methods, left = _methods(wanted, grid, refine, costly)
+    methods, left = _methods(wanted, pool, grid, refine, costly)
     notes = [*target.notes, *_unknown(exclude, pool)]
     chosen = rows_for_ranking(target, examples, seed=seed)
 
@@ -438,10 +439,17 @@ class _Sources(Sequence[Description]):
 
 
 def _methods(
-    wanted: Iterable[str | Method], grid: str | Path | None, refine: int | None, costly: bool
+    wanted: Iterable[str | Method],
+    pool: Pool,
+    grid: str | Path | None,
+    refine: int | None,
+    costly: bool,
 ) -> tuple[list[Method], list[str]]:
     """Make the methods asked for, and say which ``all`` leaves out, and why."""
     options: dict[str, Any] = {}
+    topics = pool.attached(ATTACHED)
+    if topics is not None:
+        options["pool_model"] = topics
     if grid is not None:
         from taskscout.methods.gains import Gains
 

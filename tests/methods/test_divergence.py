@@ -252,6 +252,37 @@ def test_a_kept_topic_model_does_not_depend_on_the_pool(bench, copies, tmp_path)
     np.testing.assert_allclose(given, scores)
 
 
+def test_the_pool_s_topic_model_is_read_unless_another_is_asked_for(
+    bench, copies, tmp_path, monkeypatch
+):
+    target, path = make_task("target"), tmp_path / "topics.safetensors"
+    described = [METHODS["topics-kl"]().describe(c, bench) for c in copies]
+    fitted = TopicModel.fit(described, topics=3, seed=5)
+    fitted.save(path)
+    read = TopicModel.read(path)
+    assert (read.topics, read.seed, read.known.keys()) == (3, 5, fitted.known.keys())
+    for one in described:
+        np.testing.assert_array_equal(read.shares(one), fitted.shares(one))
+        np.testing.assert_allclose(
+            read.shares(one), read.mixtures(term_counts(one)[None])[0], atol=1e-3
+        )
+    explicit = METHODS["topics-hellinger"](model=path).score(target, described, bench)
+    own = METHODS["topics-hellinger"](topics=3, seed=4).score(target, described, bench)
+    foreign = tmp_path / "foreign.safetensors"
+    TopicModel(np.ones((2, 3)), np.arange(3), 0.5, "another").save(foreign)
+    anew = METHODS["topics-hellinger"]().score(target, described, bench)
+
+    def score(pool_model=path, **options):
+        method = METHODS["topics-hellinger"](pool_model=pool_model, **options)
+        return method.score(target, described, bench)
+
+    np.testing.assert_array_equal(score(topics=3, seed=4), own)
+    np.testing.assert_array_equal(score(foreign), anew)
+    monkeypatch.setattr(TopicModel, "fit", None)  # nothing is fitted from here on
+    np.testing.assert_array_equal(score(), explicit)
+    np.testing.assert_array_equal(score(topics=3, seed=5), explicit)
+
+
 def test_topic_errors(bench, copies, tmp_path):
     described = [METHODS["topics-kl"]().describe(c, bench) for c in copies]
     (tmp_path / "no").write_bytes(b"nothing")

@@ -15,6 +15,7 @@ import pytest
 
 from taskscout.errors import PoolError
 from taskscout.methods.method import get_method
+from taskscout.methods.topics import TopicModel
 from taskscout.models.tuning import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool, build
@@ -25,6 +26,7 @@ from taskscout.pools.build import (
     describe_pool,
     encoder_header,
 )
+from taskscout.ranking import rank
 from taskscout.tasks import Task
 from taskscout.tasks.catalogue import Catalogue
 from tests.small import RECIPE, SOURCES, fresh_bench, source_task
@@ -139,6 +141,26 @@ def test_one_that_does_not_learn(empty: Pool, small_bench: Workbench):
     assert len(empty) == len(Pool.open(empty.folder)) == 0
     assert add_source(empty, task, small_bench) is None  # the user's own is the user's business
     assert empty.names == ("noise",)
+
+
+def test_topics_are_fitted_once_for_the_pool(
+    small_pool: Pool, small_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pool = small_pool.unpack(tmp_path / "described")
+    describe_pool(
+        pool,
+        ["topics-kl"],
+        lambda s: source_task(s.name),
+        lambda _: fresh_bench(small_bench),
+    )
+    assert pool.described("terms") == pool.names
+    path = pool.attached("topics")
+    assert path is not None
+    assert TopicModel.read(path).topics == 20
+    assert [s.card.pair for s in pool] == [n == "matching" for n in pool.names]
+    monkeypatch.setattr(TopicModel, "fit", None)  # a ranking reads the model, and fits none
+    found = rank(toy_task("target", n=40, seed=9), pool, "topics-kl", bench=small_bench)
+    assert len(found) == len(pool)
 
 
 def test_without_test_rows(empty: Pool, small_bench: Workbench):

@@ -506,6 +506,27 @@ def test_verify_sees_what_happened_since_the_pool_was_opened(loose: Pool, packed
     assert packed.verify() == [f"{path}: the checksum does not match."]
 
 
+def test_a_file_for_all_sources(loose: Pool, tmp_path: Path):
+    """It is kept under its checksum, replaced whole, and goes where the sources go."""
+    assert loose.attached("topics") is None
+    loose.attach("topics", b"first")
+    first = loose.attached("topics")
+    loose.attach("topics", b"second")
+    assert first is not None
+    assert not first.exists()
+    packed = loose.pack(tmp_path / "packed")
+    for pool in (Pool.open(loose.folder), packed, packed.unpack(tmp_path / "again")):
+        path = pool.attached("topics")
+        assert path is not None
+        assert path.parent == pool.folder
+        assert path.read_bytes() == b"second"
+        assert pool.verify() == []
+        path.write_bytes(b"secome")
+        assert pool.verify() == [f"{path}: the checksum does not match."]
+        path.unlink()
+        assert pool.verify() == [f"{path}: the checksum does not match."]
+
+
 def test_verify_names_the_file(packed: Pool):
     path = packed.folder / "packed-map.safetensors"
     flipped(path, path.stat().st_size - 3, 2)

@@ -100,6 +100,7 @@ def add(
         commercial=commercial_use(licence, None),
         domain=domain,
         load=str(file.resolve()),
+        columns={k: v for k, v in (("text", text), ("pair", pair), ("label", label)) if v},
     )
     task = changed(task, card=card)
     console = stderr()
@@ -230,7 +231,8 @@ def describe(
             return data.task(source.name)
         where = Path(source.card.load)
         if source.card.load and where.is_file():
-            return Task.from_file(where, kind=source.card.kind, name=source.name)
+            named: dict[str, Any] = dict(source.card.columns)
+            return Task.from_file(where, kind=source.card.kind, name=source.name, **named)
         raise PoolError(
             f"The data of source {source.name!r} are not at hand.",
             "These descriptions are made from them.",

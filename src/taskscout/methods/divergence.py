@@ -41,6 +41,8 @@ from taskscout.tasks import Task
 Array = NDArray[np.float64]
 
 MOMENTS = "moments"
+#: Topics where nothing else is asked for.
+TOPICS = 20
 
 #: Numbers of one array held at a time while sources are compared (32 MB in float64).
 _NUMBERS = 2**22
@@ -114,24 +116,28 @@ class TopicDivergence(TermDivergence):
     smoothing
         Share of the uniform distribution that is mixed into every topic distribution.
     topics
-        Number of topics.
+        Number of topics; 20 unless the model says otherwise.
     seed
-        Of the fit.
+        Of the fit; 0 unless the model says otherwise.
     model
         A topic model, or a file that ``TopicModel.save`` wrote; None to fit one over the
         sources that are ranked, once per workbench.
+    pool_model
+        The file that a pool keeps, which a ranking gives: read in place of fitting, unless it
+        has other topics, another seed or another tokenizer than asked for.
     """
 
     def __init__(
         self,
         *,
         smoothing: float = 0.01,
-        topics: int = 20,
-        seed: int = 0,
+        topics: int | None = None,
+        seed: int | None = None,
         model: TopicModel | str | Path | None = None,
+        pool_model: str | Path | None = None,
     ) -> None:
         super().__init__(smoothing=smoothing)
-        if topics < 2:
+        if topics is not None and topics < 2:
             raise MethodError(
                 f"{self.name} was asked for {topics} topics.",
                 "With one topic all tasks are alike.",
@@ -140,6 +146,7 @@ class TopicDivergence(TermDivergence):
         self.topics = topics
         self.seed = seed
         self.model = model
+        self.pool_model = pool_model
 
     def score(
         self, target: Task, sources: Sequence[Description], bench: Workbench
@@ -171,17 +178,14 @@ class TopicDivergence(TermDivergence):
         self, sources: Sequence[Description], fingerprint: str, bench: Workbench
     ) -> tuple[TopicModel, Array]:
         """Get the topic model and the sources' topic shares, S × K; the workbench keeps both."""
-        given = self.model
+        given = self._pool_model(fingerprint, bench) if self.model is None else self.model
         which = str(given) if isinstance(given, str | Path) else id(given)
         content = fingerprint_of(sources)
 
         def fit() -> TopicModel:
-            if isinstance(given, TopicModel):
-                model = given
-            elif given is not None:
-                model = TopicModel.read(given)
-            else:
-                return TopicModel.fit(sources, topics=self.topics, seed=self.seed)
+            if given is None:
+                return TopicModel.fit(sources, topics=self.topics or TOPICS, seed=self.seed or 0)
+            model = given if isinstance(given, TopicModel) else TopicModel.read(given)
             if model.vocabulary != fingerprint:
                 raise MethodError(
                     f"{self.name} was given a topic model of another tokenizer or truncation.",
@@ -194,11 +198,23 @@ class TopicDivergence(TermDivergence):
         model: TopicModel = bench._once(fitted, fit)
 
         def mix() -> dict[bytes, Array]:
-            shares = [model.mixtures(term_counts(s)[None])[0] for s in sources]
-            return dict(zip(map(digest, sources), shares, strict=True))
+            return {digest(s): model.shares(s) for s in sources}
 
         rows: dict[bytes, Array] = bench._once((*fitted, "mixtures", content), mix)
         return model, np.stack([rows[digest(s)] for s in sources])
+
+    def _pool_model(self, fingerprint: str, bench: Workbench) -> TopicModel | None:
+        """Read the pool's model; None where there is none, or not what was asked for."""
+        path = self.pool_model
+        if path is None:
+            return None
+        model: TopicModel = bench._once(("topics", str(path)), lambda: TopicModel.read(path))
+        fits = (
+            model.vocabulary == fingerprint
+            and self.topics in (None, model.topics)
+            and self.seed in (None, model.seed)
+        )
+        return model if fits else None
 
 
 def _share(value: float, what: str, method: str) -> float:
@@ -234,13 +250,15 @@ _TERMS = """p and q are the target's and the source's distributions over the tok
 encoder's tokenizer, from at most 10,000 training texts each, special tokens left out, each mixed
 with 1% of the uniform distribution (option ``smoothing``)."""
 
-_OVER_TOPICS = """Cost: one topic model is fitted over the term counts of the ranked sources when
-the workbench first needs it (some seconds for a hundred sources), or read from a file (option
-``model``); the target is described under it in milliseconds. A source keeps its term counts.
+_OVER_TOPICS = """Cost: a pool can keep one topic model, fitted over the term counts of its
+sources, as the built-in one does (``taskscout pool describe --method topics-kl``); without it, or
+with other ``topics`` or ``seed``, one is fitted over the ranked sources when the workbench first
+needs it (some seconds for a hundred). The target is described under it in milliseconds. A source
+keeps its term counts.
 
-It fails where the pool is small: topics are then single sources. Scores depend on which sources
-are in the pool, through the topics; give ``model`` where they must not. As with terms, it sees
-what texts are about, not what is asked about them."""
+It fails where the pool is small: topics are then single sources. Scores depend on the sources that
+the topics were fitted on; give a file of one's own as ``model`` to choose them. As with terms, it
+sees what texts are about, not what is asked about them."""
 
 _TOPICS = """p and q are the target's and the source's shares of K topics (option ``topics``, 20),
 of one latent Dirichlet allocation fitted with each source's term counts as one document of
@@ -380,12 +398,15 @@ class _TopicRenyi(TopicDivergence):
         self,
         *,
         smoothing: float = 0.01,
-        topics: int = 20,
-        seed: int = 0,
+        topics: int | None = None,
+        seed: int | None = None,
         model: TopicModel | str | Path | None = None,
+        pool_model: str | Path | None = None,
         alpha: float = 0.99,
     ) -> None:
-        super().__init__(smoothing=smoothing, topics=topics, seed=seed, model=model)
+        super().__init__(
+            smoothing=smoothing, topics=topics, seed=seed, model=model, pool_model=pool_model
+        )
         self.alpha = _order(alpha, self.name)
 
     def divergence(self, p: Array, q: Array) -> Array:

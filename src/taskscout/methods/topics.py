@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ from taskscout.methods.method import Description
 
 Array = NDArray[np.float64]
 
+#: What a pool calls the topic model that it keeps.
+ATTACHED = "topics"
 #: Tokens that every document is scaled to.
 LENGTH = 10_000
 _META = "taskscout"
+#: Bytes that identify a document.
+_DIGEST = 16
 
 
 def _digamma(x: Array) -> Array:
@@ -50,12 +54,23 @@ class TopicModel:
         Of a document's mixture, per topic.
     vocabulary
         Fingerprint of the token ids (``vocabulary`` in the header of term counts).
+    seed
+        Of the fit.
+    known
+        Topic shares (K) of the documents it was fitted on, by :func:`digest`.
     """
 
     weights: Array
     terms: NDArray[np.int64]
     prior: float
     vocabulary: str
+    seed: int = 0
+    known: Mapping[bytes, Array] = field(default_factory=dict)
+
+    @property
+    def topics(self) -> int:
+        """Number of topics."""
+        return len(self.weights)
 
     @classmethod
     def fit(
@@ -94,12 +109,19 @@ class TopicModel:
             topics, learning_method="batch", max_iter=iterations, random_state=seed, n_jobs=1
         )
         model.fit(csr_matrix(documents))
-        return cls(
+        found = cls(
             np.asarray(model.components_, np.float64),
             terms,
             1.0 / topics,
             ordered[0].header["vocabulary"],
+            seed,
         )
+        return replace(found, known={digest(d): found.shares(d) for d in ordered})
+
+    def shares(self, description: Description) -> Array:
+        """Find the topic shares of one task from its term counts, K numbers that sum to 1."""
+        known = self.known.get(digest(description))
+        return self.mixtures(term_counts(description)[None])[0] if known is None else known
 
     def mixtures(self, counts: Array, *, iterations: int = 200, tolerance: float = 1e-4) -> Array:
         """Find the topic shares of documents, S × K; rows sum to 1.
@@ -130,16 +152,24 @@ class TopicModel:
 
     # -- at rest ------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file (20 topics: about 2 MB)."""
-        from safetensors.numpy import save_file
+    def to_bytes(self) -> bytes:
+        """Make the content of a safetensors file (20 topics: about 2 MB)."""
+        from safetensors.numpy import save
 
-        meta = {"prior": self.prior, "vocabulary": self.vocabulary}
+        meta = {"prior": self.prior, "vocabulary": self.vocabulary, "seed": self.seed}
+        keys = sorted(self.known)
         arrays: dict[str, NDArray[Any]] = {
             "weights": self.weights.astype(np.float32),
             "terms": self.terms.astype(np.int32),
+            "documents": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _DIGEST),
+            "shares": np.array([self.known[k] for k in keys]).reshape(len(keys), self.topics),
         }
-        save_file(arrays, Path(path), {_META: json.dumps(meta, sort_keys=True)})
+        out: bytes = save(arrays, {_META: json.dumps(meta, sort_keys=True)})
+        return out
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file."""
+        Path(path).write_bytes(self.to_bytes())
 
     @classmethod
     def read(cls, path: str | Path) -> TopicModel:
@@ -155,11 +185,20 @@ class TopicModel:
         try:
             with safe_open(Path(path), framework="numpy") as file:
                 meta = json.loads(file.metadata()[_META])
+                documents = file.get_tensor("documents")
                 return cls(
                     file.get_tensor("weights").astype(np.float64),
                     file.get_tensor("terms").astype(np.int64),
                     float(meta["prior"]),
                     str(meta["vocabulary"]),
+                    int(meta["seed"]),
+                    dict(
+                        zip(
+                            (row.tobytes() for row in documents),
+                            file.get_tensor("shares"),
+                            strict=True,
+                        )
+                    ),
                 )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise MethodError(
@@ -176,7 +215,7 @@ def _scaled(counts: Array) -> Array:
 
 def digest(description: Description) -> bytes:
     """Make sixteen bytes that identify a description's arrays."""
-    h = hashlib.blake2b(digest_size=16)
+    h = hashlib.blake2b(digest_size=_DIGEST)
     for name in sorted(description.arrays):
         h.update(np.ascontiguousarray(description.arrays[name]).tobytes())
     return h.digest()

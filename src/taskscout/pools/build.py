@@ -14,8 +14,11 @@ import numpy as np
 
 from taskscout.engines import run
 from taskscout.errors import PoolError
+from taskscout.methods.descriptions import TERMS
+from taskscout.methods.divergence import TopicDivergence
 from taskscout.methods.joint import reads, split
 from taskscout.methods.method import Description, get_method
+from taskscout.methods.topics import ATTACHED, TopicModel
 from taskscout.methods.transferability import TUNED, describe_tuned
 from taskscout.models.encoder import Encoder
 from taskscout.models.workbench import Workbench
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Key of the description that belongs to no method.
 OVERLAP = "overlap"
+#: Descriptions made from the tuned model that a source has anyway.
+FROM_TUNED = ("space-map", "task-embedding-outputs")
 #: Methods whose descriptions every source gets.
 DEFAULT_METHODS: tuple[str, ...] = ("esm-logme",)
 
@@ -158,7 +163,7 @@ def describe(
         seconds = time.perf_counter() - start
         for each in found:
             if each.key not in (*known, *made, "card"):
-                tuning = bench.tuned(task).seconds if each.key == "space-map" else 0.0
+                tuning = bench.tuned(task).seconds if each.key in FROM_TUNED else 0.0
                 header = {**each.header, "seconds": round(seconds + tuning, 2)}
                 made[each.key] = replace_fields(each, header=header)
     return made
@@ -175,7 +180,8 @@ def describe_pool(
     """Add to every source of a pool the descriptions that methods read and it lacks.
 
     A source whose tuned model is in the pool is not tuned again. Each source is written whole
-    when it is done, so a run that was stopped goes on where it was.
+    when it is done, so a run that was stopped goes on where it was. For methods over topics, one
+    topic model is fitted over all sources and kept with the pool.
 
     Parameters
     ----------
@@ -202,8 +208,13 @@ def describe_pool(
             bench.adopt(task, _tuned_of(pool, source, bench))
         old = [pool.description(source.name, k) for k in source.headers]
         new = describe(task, bench, methods, known=source.headers)
-        pool.add(source.card, source.tuning, [*old, *new.values()], replace=True)
+        card = replace_fields(source.card, pair=task.card.pair)
+        pool.add(card, source.tuning, [*old, *new.values()], replace=True)
         report(f"{done}/{len(todo)} {source.name}: {', '.join(new)}")
+    if any(isinstance(get_method(name), TopicDivergence) for name in methods):
+        model = TopicModel.fit(pool.descriptions(TERMS))
+        pool.attach(ATTACHED, model.to_bytes())
+        report(f"{model.topics} topics over the terms of {len(model.known)} sources")
 
 
 def _tuned_of(pool: Pool, source: Source, bench: Workbench) -> TunedModel:

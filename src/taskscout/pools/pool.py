@@ -9,7 +9,9 @@ A pool is a folder that holds
     metadata. Written beside and renamed, so a source is there whole or not at all;
 ``packed-KEY.safetensors``
     all packed sources' arrays of one description key, one after another, so that a ranking maps
-    into memory the columns it reads and no others.
+    into memory the columns it reads and no others;
+``WHAT-DIGEST.safetensors``
+    a file that belongs to all sources together, such as a topic model over their terms.
 
 Loose and packed sources live side by side; a loose one of the same name wins.
 """
@@ -490,9 +492,33 @@ class Pool:
         self._header["left_out"] = dict(sorted(reasons.items()))
         self._write_header(self.folder, self._header)
 
+    def attached(self, what: str) -> Path | None:
+        """Find a file that was attached; None where there is none."""
+        kept = self._header.get("files", {}).get(what)
+        return None if kept is None else self.folder / kept["name"]
+
+    def attach(self, what: str, data: bytes) -> None:
+        """Keep a file that belongs to all sources together, in place of the one there was."""
+        digest = hashlib.sha256(data).hexdigest()
+        old = self.attached(what)
+        # Named by its content: whenever killed, the header names a whole file.
+        path = self.folder / f"{what}-{digest[:16]}.safetensors"
+        self._begin()
+        write_atomically(path, data)
+        files = {**self._header.get("files", {}), what: {"name": path.name, "sha256": digest}}
+        self._header["files"] = files
+        self._write_header(self.folder, self._header)
+        if old is not None and old != path:
+            old.unlink(missing_ok=True)
+
+    def _attach_to(self, other: Pool) -> None:
+        for what, kept in self._header.get("files", {}).items():
+            other.attach(what, (self.folder / kept["name"]).read_bytes())
+
     def unpack(self, folder: str | Path) -> Pool:
         """Write all sources to another folder as loose files, which can be changed."""
         out = Pool.create(folder, encoder=self.encoder)
+        self._attach_to(out)
         if self.left_out:
             out.set_left_out(self.left_out)
         for source in self:
@@ -515,8 +541,11 @@ class Pool:
             data = source.to_dict()
             data["headers"] = {k: v for k, v in data["headers"].items() if k in keys}
             sources.append(data)
-        self._write_header(folder, {**self._header, "sources": sources})
-        return Pool.open(folder)
+        header = {k: v for k, v in self._header.items() if k != "files"}
+        self._write_header(folder, {**header, "sources": sources})
+        packed = Pool.open(folder)
+        self._attach_to(packed)
+        return packed
 
     def verify(self) -> list[str]:
         """What is wrong with the files, one sentence each; an empty list when all is well.
@@ -536,6 +565,13 @@ class Pool:
             good = False
         if not good:
             problems.append(f"{path}: the checksum does not match.")
+        for kept in self._header.get("files", {}).values():
+            path = self.folder / kept["name"]
+            if (
+                not path.is_file()
+                or hashlib.sha256(path.read_bytes()).hexdigest() != kept["sha256"]
+            ):
+                problems.append(f"{path}: the checksum does not match.")
         for path in self._loose.values():
             try:
                 with safe_open(path, framework="numpy") as f:

@@ -52,7 +52,10 @@ class TaskCard:
     """What a person wants to know about a task before using it.
 
     ``commercial`` says whether the licence allows commercial use: ``"yes"``, ``"no"`` or
-    ``"unstated"``. ``rows`` counts examples per split.
+    ``"unstated"``. ``rows`` counts examples per split. ``pair`` says whether examples of a
+    sequence task have a second text, None where it is not known. ``columns`` names the columns
+    of the file that ``load`` gives, by role (``text``, ``pair``, ``label``), where the user chose
+    them.
     """
 
     name: str
@@ -70,10 +73,17 @@ class TaskCard:
     load: str = ""
     citation: str = ""
     notes: str = ""
+    pair: bool | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "rows": dict(self.rows), "label_names": list(self.label_names)}
+        return {
+            **asdict(self),
+            "rows": dict(self.rows),
+            "label_names": list(self.label_names),
+            "columns": dict(self.columns),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskCard:
@@ -164,6 +174,7 @@ class Task:
             kind=self.kind,
             rows={s: t.num_rows for s, t in self.tables.items()},
             label_names=self.label_names,
+            pair=self.is_pair if self.kind in SEQUENCE_KINDS else None,
         )
         object.__setattr__(self, "card", card)
 
