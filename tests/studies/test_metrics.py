@@ -360,6 +360,9 @@ def test_permutation_test():
     wanted = theirs((large,), np.mean, permutation_type="samples", n_resamples=20000,
                     rng=0).pvalue  # fmt: skip
     assert permutation_test(large) == pytest.approx(wanted, abs=0.02)
+    # Several at a time, each with its own missing targets.
+    both = np.stack([d, np.where(np.arange(12) < 3, np.nan, d)], 1)
+    np.testing.assert_allclose(permutation_test(both), [permutation_test(d), permutation_test(d[3:])])
 
 
 def test_holm():

@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Gain = Literal["percent", "rank", "none"]
 
-#: Elements of the largest intermediate array of Kendall's tau.
+#: Elements of the largest intermediate arrays.
 _BLOCK = 4_000_000
 
 
@@ -512,7 +512,7 @@ def _make(name: str, k: int, none: bool) -> Metric | None:
         return Metric(full, lambda o, t: ndcg(o, t, gain=which), "higher", 0, 1, "", about)
     if name == "regret@":
         return Metric(
-            full, lambda o, t: regret(o, t, k, with_none=none), "lower", -_INFINITE, _INFINITE,
+            full, lambda o, t: regret(o, t, k, with_none=none), "lower", 0, _INFINITE,
             "%", f"regret of the best of the first {k}{aside}",
         )  # fmt: skip
     if name == "mean-regret@":
@@ -797,8 +797,8 @@ def interval(
     return float(below), float(above)
 
 
-def permutation_test(differences: Array, *, draws: int = 9999, seed: int = 0) -> float:
-    """Two-sided sign-flip test of a mean difference over targets.
+def permutation_test(differences: Array, *, draws: int = 99_999, seed: int = 0) -> Array:
+    """Two-sided sign-flip test of mean differences over targets.
 
     Under the null hypothesis that two methods are exchangeable, each target's difference could
     as well have had the other sign. All 2^n signs are tried up to 14 targets, else ``draws``
@@ -807,26 +807,37 @@ def permutation_test(differences: Array, *, draws: int = 9999, seed: int = 0) ->
     Parameters
     ----------
     differences
-        One per target; NaN does not count.
+        Targets, or targets × comparisons; NaN does not count.
+    draws
+        Random signs; p cannot be smaller than 1 / (draws + 1).
+    seed
+        Of the signs.
 
     Returns
     -------
-    p, between 0 and 1; NaN without targets.
+    p per comparison, between 0 and 1; NaN for one without targets.
     """
-    d = differences[~np.isnan(differences)]
+    d = np.atleast_1d(np.asarray(differences, np.float64))
+    d = d.reshape(len(d), -1)
+    unknown = np.isnan(d).all(0)
+    # A target that does not count adds 0 under either sign.
+    d = np.where(np.isnan(d), 0.0, d)
     n = len(d)
-    if n == 0:
-        return float("nan")
-    if n <= 14:
-        bits = np.arange(2**n)[:, None] >> np.arange(n) & 1
-        extra = 0
-    else:
-        bits = np.random.default_rng(seed).integers(2, size=(draws, n))
-        extra = 1
-    sums = np.abs((1 - 2 * bits) @ d)
     # Sums that are equal but for rounding are equal.
-    reached = int((sums >= abs(d.sum()) * (1 - 1e-9) - 1e-12).sum())
-    return (reached + extra) / (len(bits) + extra)
+    least = np.abs(d.sum(0)) * (1 - 1e-9) - 1e-12
+    total, extra = (2**n, 0) if n <= 14 else (draws, 1)
+    rng = np.random.default_rng(seed)
+    reached = np.zeros(d.shape[1])
+    step = max(1, min(total, _BLOCK // max(d.shape[1], 1)))
+    for start in range(0, total, step):
+        size = min(step, total - start)
+        if extra:
+            bits = rng.integers(2, size=(size, n))
+        else:
+            bits = np.arange(start, start + size)[:, None] >> np.arange(n) & 1
+        reached += (np.abs((1.0 - 2.0 * bits) @ d) >= least).sum(0)
+    p = np.where(unknown, np.nan, (reached + extra) / (total + extra))
+    return np.asarray(p.reshape(np.shape(differences)[1:]))
 
 
 def holm(p: Sequence[float]) -> list[float]:

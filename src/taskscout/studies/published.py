@@ -19,6 +19,7 @@ from taskscout.errors import StudyError
 from taskscout.methods.gains import NONE, Gains, Unit, read_table
 from taskscout.methods.pivot import transfer_score
 from taskscout.studies.metrics import measure
+from taskscout.studies.predictions import Predicted
 
 Array = NDArray[np.float64]
 
@@ -70,35 +71,6 @@ def read_runs(
     return Gains.read(
         path, where=where, unit=unit, columns=columns, none=none, alone_required=False
     )
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What one method predicts for every pair of a grid, and what that cost.
-
-    Attributes
-    ----------
-    method
-        Its name.
-    scores
-        Targets × sources of the grid, higher is better, NaN where it has no score.
-    none
-        Score of "use no source" per target; NaN where it has none.
-    seconds
-        Mean time to score one target against all sources, forward passes that it alone caused
-        included; NaN where unknown.
-    bytes_per_source
-        Mean size of what it reads of a source; NaN where unknown.
-    offline_seconds
-        Mean time to describe one source; NaN where unknown.
-    """
-
-    method: str
-    scores: Array
-    none: Array
-    seconds: float = float("nan")
-    bytes_per_source: float = float("nan")
-    offline_seconds: float = float("nan")
 
 
 def read_predictions(
