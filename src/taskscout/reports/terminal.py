@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,12 @@ from rich.text import Text
 
 from taskscout.pools.pool import Pool, Source
 from taskscout.ranking import FLAG_OVERLAP, NONE, Ranking
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from taskscout.methods.gains import Gains
 
 #: How a card's answer on commercial use is shown after its licence.
 _COMMERCIAL = {"yes": "", "no": " [nc]", "unstated": " [?]"}
@@ -199,3 +206,45 @@ def source_table(source: Source) -> Table:
         text = ", ".join(f"{k} {v}" for k, v in header.items() if k != "encoder")
         table.add_row(f"description {key}", Text(text))
     return table
+
+def gains_table(gains: Gains, setting: Mapping[str, object]) -> Table:
+    """A heat map: sources by their mean gain, targets by theirs, gains in points.
+
+    Green is a gain, red a loss, full colour from ten points on. Column heads carry the score of
+    training on the target alone, in points, where it is known.
+    """
+    import numpy as np
+
+    def mean(values: NDArray[np.float64]) -> float:
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) else math.nan
+
+    points = gains.points
+    rows = sorted(range(len(gains.sources)), key=lambda i: _last(-mean(points[i])))
+    columns = sorted(range(len(gains.targets)), key=lambda j: _last(-mean(points[:, j])))
+    what = ", ".join(f"{k} {v}" for k, v in setting.items())
+    table = Table(title=f"gain in points · {what}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("source", no_wrap=True)
+    table.add_column("mean", justify="right")
+    for j in columns:
+        table.add_column(Text(gains.targets[j], overflow="fold"), justify="right", min_width=5)
+    for i in rows:
+        cells = [_heat(mean(points[i]))] + [_heat(float(points[i, j])) for j in columns]
+        table.add_row(gains.sources[i], *cells)
+    best = [float(np.nanmax(c)) if not np.isnan(c).all() else math.nan for c in points.T]
+    table.add_section()
+    overall = mean(np.array(best))
+    table.add_row("best source", _heat(overall), *(_heat(best[j]) for j in columns))
+    return table
+
+
+def _last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _heat(points: float) -> Text:
+    if math.isnan(points):
+        return Text("·", style="dim")
+    strength = round(30 + 120 * min(abs(points), 10) / 10)
+    colour = f"rgb(0,{strength},0)" if points > 0 else f"rgb({strength},0,0)"
+    return Text(f"{points:+.1f}", style=f"white on {colour}")
