@@ -25,7 +25,10 @@ def cluster():
     """A head that takes no work, and two nodes of one processor each."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    # A node that is gone is noticed in seconds, not in a minute.
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    head = {"num_cpus": 0, "_system_config": quick}
+    made = Cluster(initialize_head=True, head_node_args=head)
     made.add_node(num_cpus=1)
     made.add_node(num_cpus=1)
     made.wait_for_nodes()
