@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from taskscout.pools import Pool
     from taskscout.ranking import Ranking, rank
     from taskscout.tasks import Task
+    from taskscout.transfer.export import load
 
 __version__ = "0.1.0"
 
-__all__ = ["Encoder", "Pool", "Ranking", "Task", "TaskscoutError", "Workbench", "rank"]
+__all__ = ["Encoder", "Pool", "Ranking", "Task", "TaskscoutError", "Workbench", "load", "rank"]
 
 _HOME = {
     "Encoder": "taskscout.models.encoder",
@@ -27,6 +28,7 @@ _HOME = {
     "Task": "taskscout.tasks",
     "TaskscoutError": "taskscout.errors",
     "Workbench": "taskscout.models.workbench",
+    "load": "taskscout.transfer.export",
     "rank": "taskscout.ranking",
 }
 

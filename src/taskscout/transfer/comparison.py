@@ -1,4 +1,4 @@
-"""The same target, the same seeds, with and without sources: is the difference more than noise?"""
+"""The same target and seeds, with sources and without: more than noise, or not."""
 
 from __future__ import annotations
 

@@ -226,6 +226,7 @@ def zero_shot(
             texts, pairs, target.label_names, origins, bench, source_recipe=source_recipe,
             fresh=fresh, labels=labels,
         )  # fmt: skip
+    handed = _model_for_target(target, origins, models, bench, labels)
     trained = [m for o, m in zip(origins, models, strict=True) if fresh or not o.has_model]
     notes = () if origins else ("no source: the labels' names were compared with the texts",)
     return Transfer(
@@ -240,8 +241,53 @@ def zero_shot(
         source_examples=sum(m.trained_on for m in trained),
         notes=notes,
         outputs=outputs.astype(np.float32),
-        tuned=models[0] if len(models) == 1 else None,
+        tuned=handed,
     )
+
+
+def _model_for_target(
+    target: Task,
+    origins: Sequence[Origin],
+    models: Sequence[TunedModel],
+    bench: Workbench,
+    labels: Mapping[str, str] | None,
+) -> TunedModel | None:
+    """One model that answers in the target's labels; None where no linear head does.
+
+    One source with a label for each of the target's: the source's head with its rows in the
+    target's order; leaving rows out is what leaving labels out and making the rest sum to 1 does.
+    No source: a head whose rows are the unit embeddings of the labels' names, which orders labels
+    as the cosine does.
+    """
+    import torch
+
+    from taskscout.models.heads import SequenceModel
+    from taskscout.models.tuning import TunedModel
+
+    if target.kind == "regression":
+        return models[0]
+    if not models:
+        names = [TEMPLATE.format(_SEPARATORS.sub(" ", n).strip()) for n in target.label_names]
+        rows = bench.embed(names, what="embedding label names").astype(np.float64)
+        weight = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        body, bias = bench.encoder.load_model(), np.zeros(len(names))
+    elif len(models) == 1:
+        matched = match_labels(origins[0].card.label_names, target.label_names, labels)
+        if (matched.sum(0) != 1).any():
+            return None
+        order = matched.argmax(0)
+        head = models[0].model.head
+        weight = head.weight.detach().cpu().numpy()[order]
+        bias = head.bias.detach().cpu().numpy()[order]
+        body = models[0].model.body
+    else:
+        return None
+    made = SequenceModel(body, bench.encoder, target.n_classes)
+    with torch.no_grad():
+        made.head.weight.copy_(torch.from_numpy(np.asarray(weight, np.float32)))
+        made.head.bias.copy_(torch.from_numpy(np.asarray(bias, np.float32)))
+    recipe = models[0].recipe if models else bench.recipe
+    return TunedModel(made.eval(), recipe, {}, {}, "", {}, 0.0, 0)
 
 
 def _scores(target: Task, outputs: NDArray[np.floating]) -> dict[str, float]:

@@ -1,0 +1,158 @@
+"""A pool's sources as a transfer takes them: with their tuned model, and their data if at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskscout.errors import DataError, PoolError, TransferError
+from taskscout.methods.transferability import TUNED
+from taskscout.models.encoder import Encoder
+from taskscout.models.workbench import Workbench
+from taskscout.pools.build import _tuned_of
+from taskscout.pools.pool import Pool
+from taskscout.tasks import Task, TaskCard
+from taskscout.transfer.origin import Origin
+
+if TYPE_CHECKING:
+    from taskscout.models.tuning import TunedModel
+    from taskscout.tasks.catalogue import Catalogue
+
+
+def fetch_command(card: TaskCard) -> str:
+    """What to do to get a source's data, for an error message."""
+    if card.hub_id:
+        repository = card.hub_id.partition(":")[0]
+        return (
+            "Fetch them where there is a network: hf download --repo-type dataset "
+            f"{repository} --local-dir {card.name}, and give the folder or a file of it in place "
+            "of the name."
+        )
+    if card.homepage:
+        return f"Get them from {card.homepage} and give the file in place of the name."
+    return "Give a file of the data in place of the name."
+
+
+def load_from_hub(card: TaskCard) -> Task:
+    """Load a source's data by its card's hub id, from the hub or its local cache.
+
+    Raises
+    ------
+    TransferError
+        If they cannot be had; names the id and the command that fetches it.
+    """
+    repository, _, config = card.hub_id.partition(":")
+    try:
+        if config.endswith("*"):
+            raise DataError(
+                f"{card.hub_id} stands for several configurations.",
+                "They are joined by hand.",
+                "Load and join them.",
+            )
+        return Task.from_hub(repository, config or None, name=card.name)
+    except DataError as error:
+        raise TransferError(
+            f"The data of source {card.name!r} are at {card.hub_id} on the hub and cannot be "
+            f"loaded: {error.found}",
+            f"Tuning it afresh needs them; a pool keeps adapters, not data. {error.why}",
+            fetch_command(card),
+        ) from error
+
+
+def origin_of(
+    name: str,
+    pool: Pool | None,
+    encoder: Encoder,
+    *,
+    catalogue: Catalogue | None = None,
+) -> Origin:
+    """Find a source by its name, or by where its data are.
+
+    Parameters
+    ----------
+    name
+        A source of the pool, a task of the catalogue, a data file, or ``hub:owner/name``
+        (``hub:owner/name:configuration``).
+    pool
+        Its adapters are used where they were made with this encoder.
+    encoder
+        What the target is trained with.
+    catalogue
+        Labelled datasets on disk, by name.
+
+    Raises
+    ------
+    TransferError
+        If nothing of that name is at hand.
+    """
+    if name.startswith("hub:"):
+        repository, _, config = name.removeprefix("hub:").partition(":")
+        return Origin.of(Task.from_hub(repository, config or None))
+    path = Path(name).expanduser()
+    if path.is_file():
+        return Origin.of(Task.from_file(path))
+    if path.is_dir() and (pool is None or name not in pool):
+        return Origin.of(Task.from_hub(str(path)))
+    in_catalogue = catalogue is not None and name in catalogue.entries
+    if pool is not None and name in pool:
+        source = pool.source(name)
+        card = source.card
+        if in_catalogue and catalogue is not None:
+            data = _from_catalogue(catalogue, name)
+        elif card.hub_id:
+            data = lambda: load_from_hub(card)  # noqa: E731
+        else:
+            data = None
+
+        def made() -> TunedModel:
+            return _tuned_of(pool, source, Workbench(encoder))
+
+        fits = pool.encoder["fingerprint"] == encoder.fingerprint and TUNED in source.headers
+        return Origin(card, made if fits else None, data, fetch_command(card), source.tuning)
+    if in_catalogue and catalogue is not None:
+        return Origin(catalogue.card(name), data=_from_catalogue(catalogue, name))
+    places = [f"{len(pool)} sources of the pool {pool.folder}"] if pool is not None else []
+    places += [f"{len(catalogue)} tasks of the catalogue"] if catalogue is not None else []
+    remedy = "Give a file, hub:owner/name, or a source's name: taskscout pool list"
+    if pool is not None:
+        try:
+            pool.source(name)
+        except PoolError as error:
+            remedy = f"{error.why} {remedy}"
+    raise TransferError(
+        f"There is no source {name!r}.",
+        f"It is neither a file nor among the {' or the '.join(places) or 'sources: none is given'}"
+        ".",
+        remedy,
+    )
+
+
+def origins_of(
+    names: Sequence[str],
+    pool: Pool | None,
+    encoder: Encoder,
+    *,
+    catalogue: Catalogue | None = None,
+) -> list[Origin]:
+    """Find several sources; see :func:`origin_of`.
+
+    Raises
+    ------
+    TransferError
+        If one is not at hand, or named twice.
+    """
+    found = [origin_of(name, pool, encoder, catalogue=catalogue) for name in names]
+    named = [o.name for o in found]
+    twice = [n for n in named if named.count(n) > 1]
+    if twice:
+        raise TransferError(
+            f"Source {twice[0]!r} is named twice.",
+            "Each source is gone through once.",
+            "Name it once.",
+        )
+    return found
+
+
+def _from_catalogue(catalogue: Catalogue, name: str) -> Callable[[], Task]:
+    return lambda: catalogue.task(name)

@@ -1,0 +1,137 @@
+"""Model folders: what transformers loads from them answers as the trained model does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import taskscout
+from taskscout.errors import TransferError
+from taskscout.models.encoder import Encoder
+from taskscout.models.tuning import Recipe, TunedModel, tune
+from taskscout.transfer.export import load, save_model
+from tests.tiny import tiny_encoder, toy_task
+
+TEXTS = ["a good film", "the plot was very dull and grim", "it is so-so?", "bad"]
+
+
+def tuned(encoder: Encoder, tuning: str = "full", **task) -> TunedModel:
+    recipe = Recipe(tuning=tuning, least_steps=4, epochs=1, examples=32, prompt_length=5, seed=1)
+    if tuning not in ("prompt", "p-tuning-v2"):
+        recipe = Recipe(tuning=tuning, least_steps=4, epochs=1, examples=32, seed=1)
+    return tune(toy_task(n=32, **task), encoder, recipe, evaluate=None)
+
+
+def ours(model: TunedModel, encoder: Encoder, pairs=None) -> np.ndarray:
+    return model.model.predict(encoder.encode(TEXTS, pairs, model=model.model.body))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Encoder:
+    return tiny_encoder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"])
+def test_loaded_model_gives_the_same_logits(tmp_path: Path, encoder: Encoder, tuning: str):
+    model = tuned(encoder, tuning)
+    assert save_model(model.model, encoder, tmp_path, ("bad one", "good one")) == "own"
+    loaded = taskscout.load(tmp_path)
+    np.testing.assert_allclose(loaded.outputs(TEXTS), ours(model, encoder), atol=1e-5)
+    names = np.array(["bad one", "good one"])[ours(model, encoder).argmax(1)]
+    assert loaded.predict(TEXTS) == names.tolist()
+
+
+WITHOUT_US = """
+import json, sys
+sys.modules["taskscout"] = None
+from transformers import AutoModelForSequenceClassification as Auto, AutoTokenizer
+folder, texts = sys.argv[1], json.loads(sys.argv[2])
+try:
+    Auto.from_pretrained(folder, trust_remote_code=False)
+    refused = False
+except ValueError:
+    refused = True
+model = Auto.from_pretrained(folder, trust_remote_code=True).eval()
+tokens = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+batch = tokens(texts, texts[::-1], truncation=True, padding=True, return_tensors="pt")
+print(json.dumps([refused, model(**batch).logits.tolist(), model.config.id2label]))
+"""
+
+
+def test_auto_class_with_the_folders_own_code(tmp_path: Path, encoder: Encoder):
+    """Without taskscout: the code in the folder, which the user has to allow.
+
+    Without leave nothing is loaded: BERT's own class would answer otherwise.
+    """
+    model = tuned(encoder, "lora", pairs=True)
+    save_model(model.model, encoder, tmp_path, ("no", "yes"))
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_US, str(tmp_path), json.dumps(TEXTS)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
+    )
+    refused, logits, names = json.loads(run.stdout.splitlines()[-1])
+    assert refused
+    np.testing.assert_allclose(logits, ours(model, encoder, TEXTS[::-1]), atol=1e-5)
+    assert names == {"0": "no", "1": "yes"}
+
+
+def test_pooler_is_transformers_own_class(tmp_path: Path):
+    encoder = tiny_encoder(tmp_path / "encoder", pooling="pooler")
+    model = tuned(encoder, "lora")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert save_model(model.model, encoder, folder, ("no", "yes")) == "native"
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    native = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert type(native).__name__ == "BertForSequenceClassification"
+    tokens = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = native(**tokens(TEXTS, padding=True, return_tensors="pt")).logits.numpy()
+    np.testing.assert_allclose(logits, ours(model, encoder), atol=1e-5)
+    assert native.config.id2label == {0: "no", 1: "yes"}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "last_token"])
+@pytest.mark.parametrize("layers", ["last", "mean"])
+def test_every_pooling(tmp_path: Path, pooling: str, layers: str):
+    encoder = tiny_encoder(tmp_path / "encoder", pooling=pooling, layers=layers)
+    model = tuned(encoder, "head")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(model.model, encoder, folder, ("no", "yes"))
+    np.testing.assert_allclose(load(folder).outputs(TEXTS), ours(model, encoder), atol=1e-5)
+
+
+def test_regression_in_the_tasks_units(tmp_path: Path, encoder: Encoder):
+    model = tuned(encoder, "full", regression=True)
+    save_model(model.model, encoder, tmp_path, ())
+    loaded = load(tmp_path)
+    np.testing.assert_allclose(loaded.outputs(TEXTS), ours(model, encoder), atol=1e-5)
+    assert loaded.label_names == ()
+    assert all(isinstance(v, float) for v in loaded.predict(TEXTS))
+
+
+def test_long_texts_are_cut_where_training_cut_them(tmp_path: Path, encoder: Encoder):
+    model = tuned(encoder, "head")
+    save_model(model.model, encoder, tmp_path, ("no", "yes"))
+    long = [" ".join(["good"] * 30 + ["bad"] * 300)]
+    want = model.model.predict(encoder.encode(long, model=model.model.body))
+    np.testing.assert_allclose(load(tmp_path).outputs(long), want, atol=1e-5)
+
+
+def test_what_is_no_model_folder(tmp_path: Path):
+    with pytest.raises(TransferError) as caught:
+        load(tmp_path)
+    assert str(tmp_path) in caught.value.found
+    assert "--out" in caught.value.remedy
