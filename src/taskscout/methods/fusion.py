@@ -390,8 +390,8 @@ class _Parser:
 
 
 def _value(text: str) -> Any:
-    """Read an option: a number, true, false, none, or text."""
-    plain = {"true": True, "false": False, "none": None}
+    """Read an option: a number, true, false, or text."""
+    plain = {"true": True, "false": False}
     if text.lower() in plain:
         return plain[text.lower()]
     for kind in (int, float):

@@ -1,0 +1,342 @@
+"""Every selection method over the catalogue: what it costs, and what it puts first.
+
+Each classification and regression task of the catalogue is a target of so many rows; it is ranked
+against a pool, its own entry and every source that shares texts with it excluded, by the same
+``rank`` that users call. A *family* is that of ``benchmarks.families``. Methods that run every
+source's model, and those that tune the target, see the first few targets of a fixed random order;
+any method stops taking targets when it has used up its seconds.
+
+Results are kept method by method, so a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._data import catalogue
+from benchmarks._report import markdown, publish
+from taskscout import Pool, Task, Workbench, rank
+from taskscout.errors import TaskscoutError
+from taskscout.methods.fusion import parse_method
+from taskscout.methods.method import Cost, Description, Method, method_names
+from taskscout.methods.transferability import TUNED
+from taskscout.models.cache import NoCache, default_folder
+from taskscout.models.encoder import Encoder
+from taskscout.models.tuning import Recipe, TunedModel
+from taskscout.pools.build import describe
+from taskscout.pools.pool import write_atomically
+from taskscout.ranking import COMPOSED, NONE, rows_for_ranking
+from taskscout.tasks.catalogue import Catalogue
+from taskscout.tasks.task import SEQUENCE_KINDS
+
+#: Beside every method by its name.
+VARIANTS = (
+    "esm-logme(centring=none,unit-norm=false)",
+    "esm-logme(centring=none,unit-norm=false,compat=true)",
+    "rrf(esm-logme,vocabulary)",
+    "rrf(esm-logme,format)",
+    "zscore(esm-logme,sentence-embedding)",
+    "esm-logme>logme",
+)
+#: Orders of ``random`` that are averaged for each target.
+DRAWS = 100
+#: Cost classes that see few targets.
+FEW: tuple[Cost, ...] = ("source models", "tuning")
+
+
+class Timed(Workbench):
+    """A workbench that adds up the seconds of its tunings."""
+
+    tuning_seconds = 0.0
+
+    def tuned(self, task: Task, recipe: Recipe | None = None) -> TunedModel:
+        """Tune, and time it where it is not recalled."""
+        before, start = self.tunings, time.perf_counter()
+        out = super().tuned(task, recipe)
+        if self.tunings > before:
+            self.tuning_seconds += time.perf_counter() - start
+        return out
+
+
+def targets(data: Catalogue, pool: Pool, rows: int) -> Iterator[tuple[Task, list[str], list[str]]]:
+    """Targets in a fixed random order, with the sources left out and the relatives left."""
+    order = np.random.default_rng(0).permutation(data.names).tolist()
+    for name in order:
+        if data.kind(name) not in SEQUENCE_KINDS:
+            continue
+        shared = data.shares_texts_with(name)
+        out = [
+            n for n in pool.names if n == name or n in shared or name in data.shares_texts_with(n)
+        ]
+        left = [n for n in pool.names if n not in out]
+        relatives = [n for n in left if data.family(n) == data.family(name)]
+        if relatives:
+            yield rows_for_ranking(data.task(name), rows), out, relatives
+
+
+class Results:
+    """What was measured, by method and target, in a file."""
+
+    def __init__(self, path: Path, setting: Mapping[str, Any]) -> None:
+        self.path = path
+        self.data: dict[str, Any] = {"setting": dict(setting), "methods": {}, "shared": {}}
+        if path.exists():
+            found = json.loads(path.read_text())
+            if found["setting"] == self.data["setting"]:
+                self.data = found
+
+    def __getitem__(self, method: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.data["methods"].setdefault(method, {"targets": {}})
+        return found
+
+    def save(self) -> None:
+        """Write the file anew."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, json.dumps(self.data, indent=1).encode())
+
+
+def measure(
+    name: str,
+    pool: Pool,
+    found: dict[str, Any],
+    given: Sequence[tuple[Task, list[str], list[str]]],
+    encoder: Encoder,
+    seconds: float,
+    results: Results,
+) -> None:
+    """Rank the targets by one method and add what came out to its results."""
+    spent = sum(t["wall"] for t in found["targets"].values())
+    for target, excluded, relatives in given:
+        if target.name in found["targets"]:
+            continue
+        if spent > seconds:
+            break
+        bench = Timed(encoder)
+        start = time.perf_counter()
+        try:
+            ranking = rank(target, pool, name, bench=bench, exclude=excluded, examples=10**6)
+        except TaskscoutError as error:
+            # A method serves some kinds only; no other reason is expected for one target alone.
+            found["refused"] = f"{error.found} {error.why}"
+            if target.kind in parse_method(name).kinds:
+                results.save()
+                return
+            continue
+        wall = time.perf_counter() - start
+        (cost,) = ranking.costs.values()
+        embedding = ranking.seconds["embedding"] + ranking.seconds["loading"]
+        first = [s.name for s in ranking.sources if s.name != NONE and not math.isnan(s.score)]
+        found["targets"][target.name] = {
+            "first": first[0],
+            "hit": first[0] in relatives,
+            "hit3": any(n in relatives for n in first[:3]),
+            "chance": len(relatives) / (len(pool) - len(excluded)),
+            "sources": len(first),
+            "seconds": max(0.0, cost.seconds - embedding - bench.tuning_seconds),
+            "tuning": bench.tuning_seconds,
+            "bytes": cost.bytes_per_source,
+            "offline": cost.offline_seconds,
+            "wall": wall,
+        }
+        spent += wall
+        results.save()
+
+
+def floor(
+    found: dict[str, Any], given: Sequence[tuple[Task, list[str], list[str]]], pool: Pool
+) -> None:
+    """Average many random orders for each target in place of one."""
+    from taskscout.methods.baselines import RandomOrder
+
+    for target, excluded, relatives in given:
+        sources = [Description("card", n) for n in pool.names if n not in excluded]
+        hits = [
+            sources[int(np.argmax(RandomOrder(seed=s).score(target, sources, None)))].source  # type: ignore[arg-type]
+            in relatives
+            for s in range(DRAWS)
+        ]
+        if target.name in found["targets"]:
+            found["targets"][target.name]["hit"] = float(np.mean(hits))
+
+
+@contextmanager
+def timed(shared: dict[str, float], what: str, times: int = 1) -> Iterator[None]:
+    """Note the seconds of what stands under it."""
+    start = time.perf_counter()
+    yield
+    shared[what] = (time.perf_counter() - start) / times
+
+
+def shared_work(
+    pool: Pool,
+    given: Sequence[tuple[Task, list[str], list[str]]],
+    encoder: Encoder,
+    results: Results,
+) -> None:
+    """Time what methods share, without any cache: embedding, source models, tuning."""
+    shared = results.data["shared"]
+    if "embedding" in shared:
+        return
+    few = [t for t, _, _ in given[:5]]
+    bench = Workbench(encoder, cache=NoCache())
+    bench.embeddings(few[0])  # loads the model
+    with timed(shared, "embedding", len(few)):
+        for target in few:
+            Workbench(encoder, cache=NoCache()).embeddings(target)
+    adapters = [pool.description(n, TUNED).arrays for n in pool.names[:3]]
+    bench.source_embeddings(few[0], adapters[0])
+    with timed(shared, "source model", 2 * len(few[1:])):
+        for target in few[1:]:
+            for adapter in adapters[1:]:
+                bench.source_embeddings(target, adapter)
+    results.save()
+
+
+def describe_one(
+    name: str, data: Catalogue, pool: Pool, encoder: Encoder, found: dict[str, Any]
+) -> None:
+    """Describe one source for a method whose descriptions the pool lacks: seconds and bytes."""
+    source = pool.source(next(n for n in pool.names if pool.source(n).tuning["trained_on"] >= 1000))
+    bench = Workbench(encoder, recipe=Recipe(**source.tuning["recipe"]))
+    start = time.perf_counter()
+    made = describe(data.task(source.name), bench, [name], known=source.headers)
+    found["offline"] = time.perf_counter() - start
+    found["bytes"] = float(sum(d.size for d in made.values()))
+    found["described"] = source.name
+
+
+def row(name: str, method: Method, found: dict[str, Any], shared: Mapping[str, float]) -> list[str]:
+    """One line of the table."""
+    measured = list(found["targets"].values())
+    if not measured:
+        once = number(found["offline"]) if "offline" in found else "–"
+        size = kilobytes(found["bytes"]) if "bytes" in found else "–"
+        why = "needs a grid" if "grid" in method.needs else "not in the pool"
+        if "methods" in vars(type(method)) or name in COMPOSED:
+            why = "made of others"
+        return [f"`{name}`", method.cost, "–", "–", "–", size, once, why, "–", "0"]
+    mean = {
+        k: float(np.mean([t[k] for t in measured])) for k in ("hit", "chance", "bytes", "sources")
+    }
+    # The first target pays for imports; others may wait for other work on the machine.
+    mean["seconds"] = float(np.median([t["seconds"] for t in measured]))
+    offline_ = [t["offline"] for t in measured if t["offline"] is not None]
+    offline = float(np.nanmean(offline_)) if np.isfinite(offline_).any() else math.nan
+    tuning = [t["tuning"] for t in measured if t["tuning"] > 0]
+    whole = mean["seconds"]
+    if method.cost in ("embedding", "source models", "tuning"):
+        whole += shared.get("embedding", math.nan)
+    if method.cost == "source models":
+        passes = 10 if ">" in name else mean["sources"]
+        whole += passes * shared.get("source model", math.nan)
+    if method.cost == "tuning":
+        whole += float(np.mean(tuning)) if tuning else shared.get("tuning", math.nan)
+    # Targets are the sample; the mean over random orders has less spread than a yes or no.
+    error = float(np.std([t["hit"] for t in measured], ddof=1)) / math.sqrt(len(measured))
+    return [
+        f"`{name}`",
+        method.cost,
+        number(mean["seconds"]),
+        number(whole),
+        number(1000 * mean["seconds"] / mean["sources"]),
+        kilobytes(mean["bytes"]),
+        number(offline),
+        f"{mean['hit']:.0%} ± {error:.0%}",
+        f"{mean['chance']:.0%}",
+        str(len(measured)),
+    ]
+
+
+def number(value: float) -> str:
+    """Two significant digits."""
+    if math.isnan(value):
+        return "–"
+    if value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if value >= 0.001 else "< 0.001"
+
+
+def kilobytes(value: float) -> str:
+    """Thousands of bytes."""
+    return "0" if value == 0 else number(value / 1000)
+
+
+def main() -> None:
+    """Measure what is not measured yet, and publish."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pool", default="builtin")
+    parser.add_argument("--rows", type=int, default=200, help="of each target")
+    parser.add_argument("--few", type=int, default=12, help="targets for costly methods")
+    parser.add_argument("--seconds", type=float, default=180, help="at most, per method")
+    parser.add_argument("--method", action="append", help="only these")
+    parser.add_argument("--cost", action="append", help="only methods of these cost classes")
+    parser.add_argument("--describe", action="store_true", help="one source where the pool lacks")
+    parser.add_argument("--no-publish", action="store_true")
+    options = parser.parse_args()
+    data = catalogue()
+    pool = Pool.builtin() if options.pool == "builtin" else Pool.open(options.pool)
+    encoder = Encoder()
+    setting = {"rows": options.rows, "sources": list(pool.names), "encoder": encoder.fingerprint}
+    results = Results(default_folder() / "benchmark-methods.json", setting)
+    given = list(targets(data, pool, options.rows))
+    names = [*method_names(), *(v for v in VARIANTS if v not in method_names())]
+    shared_work(pool, given, encoder, results)
+    for name in names:
+        method = parse_method(name)
+        if options.method and name not in options.method:
+            continue
+        if options.cost and method.cost not in options.cost:
+            continue
+        found = results[name]
+        chosen = given[: options.few] if method.cost in FEW else given
+        measure(name, pool, found, chosen, encoder, options.seconds, results)
+        if name == "random":
+            floor(found, given, pool)
+        if options.describe and not found["targets"] and method.cost == "tuning":
+            describe_one(name, data, pool, encoder, found)
+        results.save()
+        print(name, len(found["targets"]), found.get("refused", ""), flush=True)
+    if options.no_publish:
+        return
+    tuned = [
+        t["tuning"]
+        for found in results.data["methods"].values()
+        for t in found["targets"].values()
+        if t["tuning"] > 0
+    ]
+    shared = dict(results.data["shared"])
+    if tuned:
+        shared["tuning"] = float(np.mean(tuned))
+    table = [row(n, parse_method(n), results[n], shared) for n in names]
+    text = (
+        f"{options.rows} rows of each target of the catalogue, ranked against a pool of "
+        f"{len(pool)} sources, its own entry and all sources that share texts with it left out; "
+        "tasks without a relative left are not counted. *own*: seconds of the method itself, for "
+        "one target against all sources, median over targets; *in all*: with the work it shares with other methods, "
+        f"which is embedding the target ({shared['embedding']:.2g} s), one pass of each source's "
+        f"model ({shared['source model']:.2g} s per source), or tuning the target "
+        f"({shared.get('tuning', math.nan):.0f} s, LoRA); *ms per pair*: own time by source. "
+        "*Offline* is what one source costs once, its own tuning included where the method reads "
+        "its model. ± is the standard error over targets. Costly methods see the first "
+        f"{options.few} targets of a fixed random order, so compare their hits with *by chance* "
+        "and among themselves.\n\n"
+        + markdown(
+            ("method", "cost", "own, s", "in all, s", "ms per pair", "kB per source",
+             "offline, s", "family first", "by chance", "targets"),
+            table,
+        )
+    )  # fmt: skip
+    publish("methods", "All methods: cost, and what they put first", text, results.data)
+
+
+if __name__ == "__main__":
+    main()
