@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -12,6 +13,7 @@ from taskscout.cli.grid import grid
 from taskscout.cli.methods import methods
 from taskscout.cli.pool import pool
 from taskscout.cli.rank import rank
+from taskscout.cli.study import study
 
 app = typer.Typer(
     name="taskscout",
@@ -25,6 +27,7 @@ app = typer.Typer(
 app.command()(rank)
 app.add_typer(pool, name="pool")
 app.add_typer(grid, name="grid")
+app.add_typer(study, name="study")
 app.command()(methods)
 app.add_typer(cache, name="cache")
 app.command()(example)
@@ -45,16 +48,23 @@ def main() -> None:
     """Entry point: 0 when all went well, 2 for the user's mistake, 1 for ours."""
     from taskscout.errors import TaskscoutError
 
+    code: int | str | None = 0
     try:
         app()
+    except SystemExit as stop:
+        # The reader of a pipe has gone (``| head``): nothing is wrong on our side. Both typer
+        # and rich turn that into an exit with 1.
+        code = 0 if isinstance(stop.__context__, BrokenPipeError) else stop.code
     except TaskscoutError as error:
         from taskscout.cli.console import show_error
 
         show_error(error)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    try:
+        sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe has gone (``| head``): nothing is wrong on our side.
-        sys.stderr.close()
-        sys.exit(0)
+        # What is still to be written has nowhere to go; Python would complain of it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

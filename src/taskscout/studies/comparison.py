@@ -284,54 +284,6 @@ class Comparison:
 
         return pa.Table.from_pylist([{**asdict(d), "real": d.real} for d in self.differences])
 
-    def markdown(self, metrics: Sequence[str] = (), methods: Sequence[str] = ()) -> str:
-        """One table for the docs: methods, best first, with quality, cost and consistency.
-
-        Parameters
-        ----------
-        metrics
-            Columns; None for the first few of this comparison.
-        methods
-            Rows; None for all.
-        """
-        shown = [get_metric(m) for m in (metrics or self.metrics[:6])]
-        against = self.against(PRIOR)
-        head = [
-            "method",
-            *(f"{m.name}{f', {m.unit}' if m.unit else ''}" for m in shown),
-            f"sd over targets ({self.by.name})",
-            "sd over seeds",
-            "against the prior",
-            "s per target",
-            "kB per source",
-            "targets",
-        ]
-        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        costs = {p.method: p for p in self.predicted}
-        for name in methods or self.methods:
-            first = self.row(name, self.by.name)
-            cells = [name]
-            for metric in shown:
-                r = self.row(name, metric.name)
-                cells.append(_with_interval(r))
-            d = against.get(name)
-            verdict = "–"
-            if d is not None and not math.isnan(d.p_holm):
-                sign = 1 if d.better == name else -1
-                verdict = f"{sign * d.difference:+.{_digits(self.by)}f}, p = {_p(d.p_holm)}"
-                verdict += " (real)" if d.real else ""
-            cost = costs.get(name)
-            cells += [
-                _number(first.over_targets, _digits(self.by)),
-                _number(first.over_seeds, _digits(self.by)),
-                verdict,
-                _number(cost.seconds if cost else math.nan, 3),
-                _number(cost.bytes_per_source / 1000 if cost else math.nan, 1),
-                str(first.targets),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN becomes null."""
         out = {
@@ -371,8 +323,9 @@ class Comparison:
     def write(self, folder: str | Path) -> list[Path]:
         """Write all tables into a folder, each beside and renamed.
 
-        ``scores`` and ``metrics`` as Parquet and CSV, ``differences.csv``, ``table.md`` and
-        ``study.json``. The HTML report is :func:`taskscout.reports.html.study_page`'s.
+        ``scores`` and ``metrics`` as Parquet and CSV, ``differences.csv`` and ``study.json``. The
+        HTML report is :func:`taskscout.reports.html.study_page`, the Markdown table
+        :func:`taskscout.reports.studies.markdown_table`.
 
         Returns
         -------
@@ -389,7 +342,6 @@ class Comparison:
             **{f"{n}.parquet": _parquet(t) for n, t in tables.items()},
             **{f"{n}.csv": _csv(t) for n, t in tables.items()},
             "differences.csv": _csv(self.difference_table()),
-            "table.md": self.markdown().encode(),
             "study.json": (json.dumps(self.to_dict(), indent=1) + "\n").encode(),
         }
         try:
@@ -595,27 +547,6 @@ def _best_first(values: Mapping[str, float], metric: Metric) -> tuple[str, ...]:
 def _mean(values: Array) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
-
-
-def _digits(metric: Metric) -> int:
-    return 3 if metric.unit == "" else 2
-
-
-def _number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _with_interval(row: Row) -> str:
-    digits = _digits(get_metric(row.metric))
-    if math.isnan(row.value):
-        return "–"
-    if math.isnan(row.low):
-        return f"{row.value:.{digits}f}"
-    return f"{row.value:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
 
 
 def _plain(value: Any) -> Any:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError, StudyError, TaskscoutError
 from taskscout.methods.fusion import parse_method
-from taskscout.methods.gains import Gains
+from taskscout.methods.gains import Gains, read_table
 from taskscout.methods.joint import Joint, Parts, reads, split
-from taskscout.methods.method import Description, Method
+from taskscout.methods.method import Description, Method, method_names
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool
-from taskscout.ranking import rows_for_ranking
+from taskscout.ranking import ALL, COMPOSED, rows_for_ranking
 from taskscout.tasks import Task, TaskCard
 from taskscout.tasks.catalogue import Catalogue
 
@@ -247,7 +249,8 @@ def predict(
     gains
         The grid.
     methods
-        As written on the command line, or made.
+        As written on the command line, or made; ``all`` for every method that is not made of
+        others and, unless tuning is allowed, tunes nothing on the target.
     materials
         Where data and descriptions are.
     bench
@@ -262,7 +265,7 @@ def predict(
     StudyError
         If no target's data are at hand.
     """
-    written = list(dict.fromkeys(methods))
+    written = _written(methods, tune=materials.tune)
     made = [_make(m, gains) for m in written]
     named = [m.name for m in made]
     twice = [n for n in named if named.count(n) > 1]
@@ -359,6 +362,19 @@ def predict(
     return Asked(tuple(out), tuple(notes), float(np.mean(embedding)) if embedding else 0.0)
 
 
+def _written(methods: Iterable[str | Method], *, tune: bool) -> list[str | Method]:
+    """Methods without repetitions, ``all`` spelt out."""
+    out: dict[str | Method, None] = {}
+    for each in methods:
+        if each != ALL:
+            out[each] = None
+            continue
+        for name in method_names():
+            if name not in COMPOSED and (tune or parse_method(name).cost != "tuning"):
+                out[name] = None
+    return list(out)
+
+
 def _make(method: str | Method, gains: Gains) -> Method:
     return parse_method(method, gains=gains) if isinstance(method, str) else method
 
@@ -379,6 +395,47 @@ def _offline(describer: Describer, method: Method, sources: Sequence[str]) -> fl
 def _some(names: Sequence[str], most: int = 6) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def target_sizes(
+    path: str | Path,
+    where: Mapping[str, Any] | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, int]:
+    """Rows of each target that training saw, from the column ``size`` of a table of runs.
+
+    Empty where there is no such column; 0 stands for the whole training split.
+
+    Raises
+    ------
+    StudyError
+        If runs of one target have several sizes, or a size is not a number.
+    """
+    called = (columns or {}).get("target", "target")
+    table = read_table(Path(path).expanduser(), texts=(called,))
+    if "size" not in table.column_names:
+        return {}
+    held = {n: table.column(n).to_pylist() for n in (called, "size", *(where or {}))}
+    out: dict[str, int] = {}
+    for i, (target, size) in enumerate(zip(held[called], held["size"], strict=True)):
+        if any(str(held[n][i]) != str(v) for n, v in (where or {}).items() if n != "strategy"):
+            continue
+        try:
+            rows = 0 if size in (None, "", "all") else int(size)
+        except ValueError:
+            raise StudyError(
+                f"{path}, row {i + 1}: the size is {size!r}.",
+                "It is a number of rows, 0 for all.",
+                "Mend the row, or give --size.",
+            ) from None
+        if out.setdefault(str(target), rows) != rows:
+            raise StudyError(
+                f"{path} has runs of {target!r} with {out[str(target)]} and with {rows} rows.",
+                "Methods see as many rows as training saw.",
+                f"Choose one: --where size={rows}",
+            )
+    return out
 
 
 def without_shared_texts(gains: Gains, catalogue: Catalogue, share: float) -> tuple[Gains, int]:

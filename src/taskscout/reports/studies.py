@@ -1,0 +1,201 @@
+"""Comparisons of methods in words and in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from taskscout.studies.comparison import CEILING, PRIOR, RANDOM, Comparison
+from taskscout.studies.metrics import Metric, get_metric
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+#: Metrics shown in the terminal.
+_COLUMNS = 6
+
+
+def digits_of(metric: Metric) -> int:
+    """Decimals that a metric is shown with."""
+    return 3 if metric.unit == "" else 2
+
+
+def number(value: float | None, digits: int) -> str:
+    """A value, or a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def interval(low: float, high: float, digits: int) -> str:
+    """Both ends, or nothing where there is no interval."""
+    return "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def probability(value: float) -> str:
+    """A p value."""
+    return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """Two or three sentences that say what a comparison found."""
+    by = comparison.by
+    methods = [m for m in comparison.methods if m not in (RANDOM, CEILING)]
+    known = [m for m in methods if not math.isnan(comparison.row(m, by.name).value)]
+    if not known:
+        return [f"No method has a value of {by.name} on this grid."]
+    first = known[0]
+    row = comparison.row(first, by.name)
+    digits = digits_of(by)
+    out = [
+        f"{first} comes first by {by.name}: {number(row.value, digits)}"
+        f"{' ' + by.unit if by.unit else ''} "
+        f"({interval(row.low, row.high, digits)}), a random order "
+        f"{number(comparison.row(RANDOM, by.name).value, digits)}"
+        + (
+            f", the split-half ceiling {number(comparison.row(CEILING, by.name).value, digits)}."
+            if CEILING in comparison.values
+            else "."
+        )
+    ]
+    apart = comparison.against(first)
+    close = [m for m in known[1:] if m in apart and not apart[m].real]
+    behind = [m for m in known[1:] if m in apart and apart[m].real]
+    if known[1:]:
+        out.append(
+            f"It is really better than {len(behind)} of the {len(known) - 1} others"
+            + (f"; not told apart from it: {_some(close)}." if close else ".")
+        )
+    floor = comparison.against(RANDOM)
+    better = [m for m in known if m in floor and floor[m].real and floor[m].better == m]
+    out.append(
+        f"Really better than a random order: {_some(better)}."
+        if better
+        else "No method is really better than a random order."
+    )
+    prior = comparison.against(PRIOR)
+    above = [m for m in known if m in prior and prior[m].real and prior[m].better == m]
+    if prior:
+        out.append(
+            f"Really better than the target-blind source prior: {_some(above)}."
+            if above
+            else "No method is really better than the target-blind source prior."
+        )
+    return out
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def markdown_table(
+    comparison: Comparison, metrics: Sequence[str] = (), methods: Sequence[str] = ()
+) -> str:
+    """One table for the docs: methods, best first, with quality, cost and consistency.
+
+    Parameters
+    ----------
+    comparison
+        What is shown.
+    metrics
+        Columns; empty for the first few.
+    methods
+        Rows; empty for all.
+    """
+    by = comparison.by
+    digits = digits_of(by)
+    shown = [get_metric(m) for m in (metrics or comparison.metrics[:_COLUMNS])]
+    against = comparison.against(PRIOR)
+    head = [
+        "method",
+        *(f"{m.name}{f', {m.unit}' if m.unit else ''}" for m in shown),
+        f"sd over targets ({by.name})",
+        "sd over seeds",
+        "against the prior",
+        "s per target",
+        "kB per source",
+        "targets",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    costs = {p.method: p for p in comparison.predicted}
+    for name in methods or comparison.methods:
+        first = comparison.row(name, by.name)
+        cells = [name]
+        for metric in shown:
+            row = comparison.row(name, metric.name)
+            ends = interval(row.low, row.high, digits_of(metric))
+            value = number(row.value, digits_of(metric))
+            cells.append(f"{value} ({ends})" if ends else value)
+        difference = against.get(name)
+        said = "–"
+        if difference is not None and not math.isnan(difference.p_holm):
+            sign = 1 if difference.better == name else -1
+            said = f"{sign * difference.difference:+.{digits}f}, p = "
+            said += probability(difference.p_holm) + (" (real)" if difference.real else "")
+        cost = costs.get(name)
+        cells += [
+            number(first.over_targets, digits),
+            number(first.over_seeds, digits),
+            said,
+            number(cost.seconds if cost else None, 3),
+            number(cost.bytes_per_source / 1000 if cost else None, 1),
+            str(first.targets),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Methods, best first, with the first few metrics and their intervals, and time."""
+    from rich.table import Table
+
+    metrics = [get_metric(n) for n in comparison.metrics[:_COLUMNS]]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for i, metric in enumerate(metrics):
+        unit = f", {metric.unit}" if metric.unit else ""
+        table.add_column(metric.name + unit, justify="right", no_wrap=i == 0)
+    table.add_column("s/target", justify="right")
+    table.add_column("targets", justify="right")
+    costs = {p.method: p for p in comparison.predicted}
+    for name in comparison.methods:
+        rows = [comparison.row(name, m.name) for m in metrics]
+        first, digits = rows[0], digits_of(metrics[0])
+        ends = interval(first.low, first.high, digits)
+        cells = [f"{number(first.value, digits)}{f' ({ends})' if ends else ''}"]
+        cells += [number(r.value, digits_of(m)) for r, m in zip(rows[1:], metrics[1:], strict=True)]
+        seconds = number(costs[name].seconds, 3) if name in costs else "–"
+        control = name in (RANDOM, PRIOR, CEILING)
+        table.add_row(
+            name, *cells, seconds, str(first.targets), style="italic" if control else None
+        )
+    return table
+
+
+def show_comparison(comparison: Comparison, console: Console) -> None:
+    """The whole answer: what was compared, the table, the verdict, notes."""
+    from rich.text import Text
+
+    gains = comparison.gains
+    console.print(
+        f"{len(gains.sources)} sources, {len(gains.targets)} targets, "
+        f"{len(gains.seed_names)} seeds; 95% intervals over targets and seeds; controls in italics"
+    )
+    console.print()
+    console.print(comparison_table(comparison))
+    console.print()
+    for sentence in verdict(comparison):
+        console.print(Text(sentence))
+    seeds = comparison.seed_study()
+    if seeds:
+        same = sum(s["place_of_first"] == 1 for s in seeds)
+        console.print(
+            Text(
+                f"With one seed alone, {same} of {len(seeds)} seeds put the same method first; "
+                f"Kendall's tau with the order of all seeds {min(s['tau'] for s in seeds):.2f} to "
+                f"{max(s['tau'] for s in seeds):.2f}."
+            )
+        )
+    for note in comparison.notes:
+        console.print(Text(note), style="dim")
