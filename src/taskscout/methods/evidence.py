@@ -9,11 +9,10 @@ MacKay's fixed point reaches, divided by n, averaged over label columns (one aga
 for classes; every output for regression). You et al. 2021, "LogME: Practical Assessment of
 Pre-trained Models for Transfer Learning", ICML; the fixed point as in their later code.
 
-With K = F'F, c = F'y and t = alpha / beta everything follows from
+With K = F'F, c = F'y, m the mean of w and t = alpha / beta everything follows from
 
-    gamma(t) = tr K (K + t)^-1,   q1 = c'(K + t)^-1 c,   q2 = c'(K + t)^-2 c,
-
-    |m|^2 = q2,   |y - F m|^2 = y'y - q1 - t q2,
+    gamma(t) = tr K (K + t)^-1,   |m|^2 = c'(K + t)^-2 c,
+    |y - F m|^2 = y'y - c'(K + t)^-1 c - t |m|^2,
 
     2 log evidence = d log alpha + n log beta - log det(alpha + beta K)
                      - beta |y - F m|^2 - alpha |m|^2 - n log 2 pi.
@@ -30,17 +29,20 @@ n × d matrix is ever formed for a source that is a linear map of the target's e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from taskscout.errors import DataError
+from taskscout.methods.statistics import Centring, TargetStatistics
 
 Array = NDArray[np.float64]
-Centring = Literal["none", "features", "both"]
+T = TypeVar("T")
 
 #: Added to both denominators of the fixed point, as in the published algorithm.
 _EPSILON = 1e-5
@@ -49,6 +51,10 @@ _EPSILON = 1e-5
 _LEAST = 1e-30
 #: Eigenvalues below this share of the largest count as zero.
 _RANK_TOLERANCE = 1e-12
+#: A residual below this share of y'y is too small a difference to trust.
+_SMALL_RESIDUAL = 1e-4
+#: A map in which s I makes less than this share of the features is scored as a full one.
+_LEAST_SHARE = 1e-4
 
 
 def label_columns(labels: ArrayLike, *, compat: bool = False) -> Array:
@@ -110,110 +116,65 @@ def label_columns(labels: ArrayLike, *, compat: bool = False) -> Array:
     return columns
 
 
-@dataclass(frozen=True)
-class TargetStatistics:
-    """All that scoring linear maps needs of a target: sums over its rows.
-
-    Attributes
-    ----------
-    n
-        Rows.
-    gram
-        F'F, d × d.
-    total
-        F'1, d.
-    cross
-        F'Y, d × C.
-    label_total
-        Y'1, C.
-    label_square
-        Diagonal of Y'Y, C.
-    """
-
-    n: int
-    gram: Array
-    total: Array
-    cross: Array
-    label_total: Array
-    label_square: Array
-
-    @classmethod
-    def of(cls, features: ArrayLike, columns: Array) -> TargetStatistics:
-        """From features F (n × d) and label columns Y (n × C)."""
-        f = np.asarray(features, np.float64)
-        return cls(
-            n=len(f),
-            gram=f.T @ f,
-            total=f.sum(0),
-            cross=f.T @ columns,
-            label_total=columns.sum(0),
-            label_square=(columns**2).sum(0),
-        )
-
-    def __add__(self, other: TargetStatistics) -> TargetStatistics:
-        return TargetStatistics(
-            self.n + other.n,
-            self.gram + other.gram,
-            self.total + other.total,
-            self.cross + other.cross,
-            self.label_total + other.label_total,
-            self.label_square + other.label_square,
-        )
-
-    def centred(self, centring: Centring) -> TargetStatistics:
-        """The statistics of features (and labels, for ``both``) with their means removed."""
-        if centring == "none":
-            return self
-        mean = self.total / self.n
-        square = self.label_square
-        if centring == "both":
-            square = square - self.label_total**2 / self.n
-        return TargetStatistics(
-            n=self.n,
-            gram=self.gram - np.outer(mean, self.total),
-            total=np.zeros_like(self.total),
-            cross=self.cross - np.outer(mean, self.label_total),
-            label_total=self.label_total,
-            label_square=square,
-        )
-
-
 class Resolvent(Protocol):
-    """What the fixed point asks of K and c, for B sources and C label columns at once."""
+    """What the fixed point asks of features and label columns, for B sources and C columns."""
 
     def __call__(self, t: Array) -> tuple[Array, Array, Array]:
-        """``gamma``, ``q1`` and ``q2`` (each B × C) at t (B × C)."""
+        """``gamma``, ``|m|²`` and ``|y - F m|²`` (each B × C) at t (B × C)."""
 
     def log_determinant(self, t: Array, *, compat: bool) -> Array:
         """log det(K + t) (B × C); over non-zero eigenvalues only for ``compat``."""
 
 
 class Spectral:
-    """Resolvent from eigenvalues of K and the label columns in its eigenvectors.
+    """Resolvent from the eigenvalues of K and the label columns in F's left singular vectors.
+
+    With b the coordinates of y in the left singular vectors of F, whose squared singular values
+    are lambda,
+
+        |m|^2 = sum b² lambda / (lambda + t)²,
+        |y - F m|^2 = y'y - sum b² + sum b² t² / (lambda + t)²,
+
+    sums of terms of one sign: where F nearly interpolates y nothing cancels.
 
     Parameters
     ----------
     eigenvalues
         B × r; zeros may be left out.
-    projections
-        Squared coordinates of c in the eigenvectors, B × r × C.
+    energies
+        b², B × r × C.
+    label_square
+        y'y, C.
     dimension
         d; the d - r eigenvalues not listed are zero.
     """
 
-    def __init__(self, eigenvalues: Array, projections: Array, dimension: int) -> None:
+    def __init__(
+        self, eigenvalues: Array, energies: Array, label_square: Array, dimension: int
+    ) -> None:
         top = eigenvalues.max(axis=1, keepdims=True)
         self.kept = eigenvalues > _RANK_TOLERANCE * np.maximum(top, 1e-300)
         self.eigenvalues = np.where(self.kept, eigenvalues, 0.0)
-        self.projections = np.where(self.kept[:, :, None], projections, 0.0)
+        self.energies = np.where(self.kept[:, :, None], energies, 0.0)
+        self.beyond = np.maximum(label_square - self.energies.sum(1), 0.0)
         self.dimension = dimension
+
+    @classmethod
+    def of_gram(cls, gram: Array, cross: Array, label_square: Array) -> Spectral:
+        """From one source's K (d × d) and c (d × C)."""
+        values, vectors = np.linalg.eigh(gram)
+        values = np.maximum(values, 0.0)
+        least = max(_RANK_TOLERANCE * float(values[-1]), 1e-300)
+        energies = (vectors.T @ cross) ** 2 / np.maximum(values, least)[:, None]
+        return cls(values[None], energies[None], label_square, len(gram))
 
     def __call__(self, t: Array) -> tuple[Array, Array, Array]:
         """See :class:`Resolvent`."""
-        inverse = 1.0 / (self.eigenvalues[:, :, None] + t[:, None, :])
-        gamma = (self.eigenvalues[:, :, None] * inverse).sum(1)
-        weighted = self.projections * inverse
-        return gamma, weighted.sum(1), (weighted * inverse).sum(1)
+        t = t[:, None, :]
+        inverse = 1.0 / (self.eigenvalues[:, :, None] + t)
+        share = self.eigenvalues[:, :, None] * inverse
+        norm = (self.energies * share * inverse).sum(1)
+        return share.sum(1), norm, self.beyond + (self.energies * (t * inverse) ** 2).sum(1)
 
     def log_determinant(self, t: Array, *, compat: bool) -> Array:
         """Log det(K + t), B × C (see :class:`Resolvent`)."""
@@ -224,99 +185,330 @@ class Spectral:
         return out if compat else out + (self.dimension - rank) * np.log(t)
 
 
-class LowRankUpdate:
-    r"""Resolvent of K = W G W' for maps W = s I + V U', without a d³ step per source.
+class Tridiagonal:
+    """Resolvent of one source by a tridiagonal form of K: eigenvalues without eigenvectors.
 
-    With G = Q diag(g) Q' taken once, K = s² G + Z S Z' where, in the eigenvectors of G,
-    Z = [V, G U] (d × 2r) and S = [[U'G U, s I], [s I, 0]]. The Woodbury identity leaves
-    2r × 2r matrices: with D = (s² g + t)^-1 and H = (I + S Z'D Z)^-1 S,
-
-        (K + t)^-1 = D - D Z H Z'D.
+    K = H T H' takes 4/3 d³ operations and T's eigenvalues d² more; eigenvectors, which would take
+    several times that, are replaced by one tridiagonal solve per column and step. Here the
+    residual is a difference, y'y - c'(K + t)^-1 c - t |m|², so it serves only while that is no
+    small part of y'y: ``doubtful`` says when it was.
 
     Parameters
     ----------
-    g, q
-        Eigenvalues (d) and eigenvectors (d × d) of the target's Gram matrix.
-    cross
-        F'Y of the target, d × C.
-    scale
-        s, B.
-    inner, outer
-        U and V, B × d × r each.
+    gram, cross
+        K (d × d) and c (d × C).
+    label_square
+        y'y, C.
     """
 
-    def __init__(
-        self, g: Array, q: Array, cross: Array, scale: Array, inner: Array, outer: Array
-    ) -> None:
-        u, v = q.T @ inner, q.T @ outer
-        r = inner.shape[2]
-        gu = g[:, None] * u
-        self.z = np.concatenate([v, gu], axis=2)
-        s = np.zeros((len(scale), 2 * r, 2 * r))
-        s[:, :r, :r] = u.transpose(0, 2, 1) @ gu
-        identity = scale[:, None, None] * np.eye(r)
-        s[:, :r, r:] = identity
-        s[:, r:, :r] = identity
-        self.s = s
-        self.base = scale[:, None] ** 2 * g
-        # W F'Y in the eigenvectors of G.
-        self.c = scale[:, None, None] * (q.T @ cross) + v @ (inner.transpose(0, 2, 1) @ cross)
-        self.trace = self.base.sum(1) + np.einsum("bij,bji->b", s, np.matmul(_t(self.z), self.z))
+    def __init__(self, gram: Array, cross: Array, label_square: Array) -> None:
+        from scipy.linalg import lapack
 
-    def rescale(self, factor: Array) -> None:
-        """Multiply the features of each source by ``factor`` (B)."""
-        self.base = self.base * factor[:, None] ** 2
-        self.s = self.s * factor[:, None, None] ** 2
-        self.c = self.c * factor[:, None, None]
-        self.trace = self.trace * factor**2
-
-    def _inner(self, t: Array) -> tuple[Array, Array, Array]:
-        """D (B × C × d), D Z (B × C × d × p) and I + S Z'DZ (B × C × p × p)."""
-        d = 1.0 / (self.base[:, None, :] + t[:, :, None])
-        dz = d[:, :, :, None] * self.z[:, None]
-        m = np.matmul(_t(self.z)[:, None], dz)
-        return d, dz, np.eye(m.shape[-1]) + self.s[:, None] @ m
+        d, columns = cross.shape
+        reflectors, self.diagonal, self.off, tau, _ = lapack.dsytrd(gram, lower=1, lwork=64 * d)
+        below = np.asfortranarray(reflectors[1:, :-1])
+        rest, _, _ = lapack.dormqr(
+            "L", "T", below, tau, np.asfortranarray(cross[1:]), lwork=64 * columns
+        )
+        self.c = np.vstack([cross[:1], rest])
+        self.eigenvalues = np.maximum(lapack.dsterf(self.diagonal, self.off)[0], 0.0)
+        self.label_square = label_square
+        self.doubtful = False
+        self._solve = lapack.dptsv
 
     def __call__(self, t: Array) -> tuple[Array, Array, Array]:
         """See :class:`Resolvent`."""
-        d, dz, inner = self._inner(t)
-        h = np.linalg.solve(inner, np.broadcast_to(self.s[:, None], inner.shape))
-        trace = d.sum(2) - np.einsum("bcij,bcji->bc", h, np.matmul(_t(dz), dz))
-        c = self.c.transpose(0, 2, 1)
-        w = d * c
-        zw = np.matmul(_t(dz), c[..., None])
-        x = w - np.matmul(dz, np.matmul(h, zw))[..., 0]
-        gamma = self.base.shape[1] - t * trace
-        return gamma, (c * x).sum(2), (x * x).sum(2)
+        gamma = (self.eigenvalues[:, None] / (self.eigenvalues[:, None] + t)).sum(0)
+        explained, norm = np.empty_like(t), np.empty_like(t)
+        for j, at in enumerate(t[0]):
+            _, _, x, failed = self._solve(self.diagonal + at, self.off, self.c[:, j : j + 1])
+            self.doubtful |= failed != 0
+            explained[0, j], norm[0, j] = self.c[:, j] @ x[:, 0], x[:, 0] @ x[:, 0]
+        residual = self.label_square - explained - t * norm
+        self.doubtful |= bool((residual < _SMALL_RESIDUAL * self.label_square).any())
+        return gamma[None], norm, np.maximum(residual, 0.0)
+
+    def log_determinant(self, t: Array, *, compat: bool) -> Array:
+        """Log det(K + t), 1 × C (see :class:`Resolvent`)."""
+        if compat:
+            raise NotImplementedError("compat needs the rank of K: use Spectral")
+        out: Array = np.log(self.eigenvalues[:, None] + t).sum(0)[None]
+        return out
+
+
+class _Panel:
+    """A stretch of log t on which functions of t are interpolated at Chebyshev points.
+
+    gamma, the log-determinant and the labels' quadratic forms are sums of logistic functions of
+    log t, analytic in a strip of half-width pi: on a stretch of half-width a they are met by
+    polynomials of degree m with an error of about (pi/a + sqrt(1 + (pi/a)²))^-m.
+    """
+
+    #: Points, and half-width in log t: together 1e-11 of a score (``tests/methods/test_evidence``).
+    POINTS, HALF = 16, 1.6
+
+    x = np.cos(np.pi * (np.arange(POINTS) + 0.5) / POINTS)
+    #: From values at the points to Chebyshev coefficients.
+    fit = 2.0 / POINTS * np.cos(np.outer(np.arange(POINTS), np.arccos(x)))
+    fit[0] /= 2.0
+    #: From coefficients to those of the derivative by log t.
+    derive = np.zeros((POINTS, POINTS))
+    for _k in range(POINTS):
+        derive[_k, _k + 1 :: 2] = 2.0 * np.arange(_k + 1, POINTS, 2)
+    derive[0] /= 2.0
+    derive /= HALF
+
+    @classmethod
+    def place(cls, u: Array) -> tuple[NDArray[np.int64], Array]:
+        """Panel of each u = log t, and the place in it, -1 to 1."""
+        number = np.floor(u / (2 * cls.HALF))
+        return number.astype(np.int64), u / cls.HALF - 2 * number - 1
+
+    @classmethod
+    def points(cls, number: int) -> Array:
+        """The t of a panel's points."""
+        return np.exp(cls.HALF * (2 * number + 1 + cls.x))
+
+
+class TargetSpectrum:
+    """What all maps s I + V U' share of a target: one eigendecomposition of its Gram matrix.
+
+    Parameters
+    ----------
+    target
+        Its statistics, centred as the features are to be.
+    components
+        Keep only so many leading principal components of the features; None for all.
+    device
+        A torch device to compute on; None for NumPy.
+    """
+
+    def __init__(
+        self, target: TargetStatistics, *, components: int | None = None, device: str | None = None
+    ) -> None:
+        g, q = np.linalg.eigh(target.gram)
+        kept = g > max(_RANK_TOLERANCE * float(g[-1]), 1e-300)
+        if components is not None:
+            kept[: max(len(g) - components, 0)] = False
+        g, q = g[kept], q[:, kept]
+        self.n, self.dimension = target.n, len(target.gram)
+        self.columns = target.cross.shape[1]
+        self.label_square = target.label_square
+        self.g = g
+        cross = q.T @ target.cross
+        energies = cross**2 / g[:, None]
+        self.beyond = np.maximum(target.label_square - energies.sum(0), 0.0)
+        #: Where a panel begins: sources start at, and mostly stay within ten times, tr G / n.
+        self.unit = 0.6 * max(float(g.sum()), 1e-300) / self.n
+        self.xp: Any = np
+        self.array: Callable[[Any], Any] = lambda a: np.asarray(a, np.float64, order="C")
+        self.numpy: Callable[[Any], Array] = lambda a: a
+        if device is not None:
+            import torch
+
+            self.xp = torch
+            self.array = lambda a: torch.as_tensor(
+                np.ascontiguousarray(a), dtype=torch.float64, device=device
+            )
+            self.numpy = lambda a: np.asarray(a.cpu())
+        #: Maps taken through a product at a time: on a processor, as many as its cache holds.
+        self.chunk = 1 if device is None else 256
+        self.q, self.g_here = self.array(q), self.array(g)
+        self.cross, self.energies = self.array(cross), self.array(energies)
+        self.index: Callable[[Any], Any] = (
+            (lambda i: i) if device is None else lambda i: torch.as_tensor(i, device=device)
+        )
+        self._panels: dict[int, tuple[Any, ...]] = {}
+
+    def panel(self, number: int) -> tuple[Any, ...]:
+        """What maps share at the points of a panel.
+
+        Returns
+        -------
+        h = g / (g + t) and 1 - h (m × d), t (m), [F'y / (g + t)] (d × mC), and of the unmapped
+        features log det(I + G / t) (m) and y't(FF' + t)^-1 y (m × C).
+        """
+        if number not in self._panels:
+            t = self.array(self.unit * _Panel.points(number))[:, None]
+            inverse = 1.0 / (self.g_here + t)
+            h, rest = self.g_here * inverse, t * inverse
+            right = inverse.T[:, :, None] * self.cross[:, None, :]
+            self._panels[number] = (
+                h,
+                rest,
+                t[:, 0],
+                right.reshape(len(self.g), -1),
+                self.xp.log1p(self.g_here / t).sum(1),
+                rest @ self.energies,
+            )
+        return self._panels[number]
+
+
+class LowRankMaps:
+    r"""Resolvent of B maps W = s I + V U' of a target, without a d³ step per source.
+
+    With G = Q g Q' of the target taken once and V orthonormal (U R' in place of U, by V = V̂ R),
+
+        W'W / s² = I + P P' - V V',    P = U / s + V.
+
+    In the eigenvectors of G, and with h(t) = g / (g + t), all of det(K + t) and
+    y'F W'(K + t)^-1 W F'y then follows from the r × r blocks P'h P, P'h V and V'(1 - h) V by two
+    Cholesky factors (Woodbury). Both are tabulated as functions of log t at Chebyshev points
+    that all sources and label columns share; gamma and |m|² are their derivatives:
+
+        gamma = -d/dlog t log det(I + K / t),
+        t |m|² = w',    |y - F m|² = y'y - b'b + w - w',    w = b't (K~ + t)^-1 b,
+
+    with b the label columns in F's left singular vectors. So a source costs one rotation, 2 d²r
+    operations, and about 3 d r² per point, whatever the number of rows, classes and steps.
+
+    Parameters
+    ----------
+    target
+        What the maps share.
+    scale
+        s, B; not zero.
+    inner, outer
+        U and V, B × d × r each.
+    unit_norm
+        Scale the mapped features to a root mean square norm of 1.
+    """
+
+    def __init__(
+        self,
+        target: TargetSpectrum,
+        scale: Array,
+        inner: NDArray[Any],
+        outer: NDArray[Any],
+        *,
+        unit_norm: bool,
+    ) -> None:
+        self.target, xp = target, target.xp
+        scale = np.asarray(scale, np.float64)
+        s = target.array(scale)[:, None, None]
+        u = target.array(np.swapaxes(inner, -1, -2))
+        v = target.array(np.swapaxes(outer, -1, -2))
+        self.rank = r = u.shape[1]
+        if r:
+            v, triangle = xp.linalg.qr(v.swapaxes(-1, -2))
+            u, v = triangle @ u / s, v.swapaxes(-1, -2)
+        # The r rows of P' and the r of V', in the eigenvectors of G.
+        stacked = xp.concatenate([u + v, v], 1)
+        rotated = stacked.reshape(-1, target.dimension) @ target.q
+        self.rows = rotated.reshape(len(scale), 2 * r, len(target.g))
+        p, v = self.rows[:, :r], self.rows[:, r:]
+        # What of V lies in directions that the features do not have.
+        self.outside = target.array(np.eye(r)) - v @ v.swapaxes(-1, -2)
+        stretch = target.numpy(((p**2 - v**2).sum(1)) @ target.g_here)
+        #: Sum of the squared mapped features, and the share of it that s I alone gives.
+        self.trace = scale**2 * (float(target.g.sum()) + stretch)
+        factor = target.n / np.maximum(self.trace, 1e-300) if unit_norm else np.ones(len(scale))
+        # t of the mapped features is this times t of the maps W / s.
+        self.factor = factor * scale**2
+        self._tables: dict[int, tuple[Array, Array, NDArray[np.bool_]]] = {}
+
+    def _values(self, number: int, sources: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Log det(I + K / t) (B × m) and w (B × C × m) of some sources at a panel's points."""
+        target, xp, r = self.target, self.target.xp, self.rank
+        h, rest, t, right, logs, unmapped = target.panel(number)
+        m, columns = len(t), target.columns
+        if r == 0:
+            log, w = target.numpy(logs), target.numpy(unmapped)
+            shape = (len(sources), columns, m)
+            return np.broadcast_to(log, (len(sources), m)), np.broadcast_to(w.T, shape)
+        chosen = self.rows[target.index(sources)]
+        products, remains = [], []
+        for start in range(0, len(sources), target.chunk):
+            rows = chosen[start : start + target.chunk]
+            b, _, d = rows.shape
+            p, v = rows[:, :r], rows[:, r:]
+            weighted = (h[:, None] * p[:, None]).reshape(b, m * r, d)
+            products.append((weighted @ rows.swapaxes(-1, -2)).reshape(b, m, r, 2 * r))
+            weighted = (rest[:, None] * v[:, None]).reshape(b, m * r, d)
+            remains.append((weighted @ v.swapaxes(-1, -2)).reshape(b, m, r, r))
+        product = xp.concatenate(products)
+        z = (chosen.reshape(len(sources) * 2 * r, -1) @ right).reshape(-1, 2 * r, m, columns)
+        z = z.swapaxes(1, 2)
+        outside = self.outside[target.index(sources)][:, None]
+        lower = xp.linalg.cholesky(outside + xp.concatenate(remains))
+        both = xp.concatenate([product[..., r:].swapaxes(-1, -2), z[:, :, r:]], -1)
+        both = xp.linalg.solve(lower, both)
+        left, y = both[..., :r], both[..., r:]
+        inner = left.swapaxes(-1, -2) @ left + product[..., :r] + target.array(np.eye(r))
+        upper = xp.linalg.cholesky(inner)
+        x = xp.linalg.solve(upper, z[:, :, :r] + left.swapaxes(-1, -2) @ y)
+        w = unmapped + t[:, None] * ((y**2).sum(2) - (x**2).sum(2))
+        for factor in (lower, upper):
+            logs = logs + 2.0 * xp.log(xp.diagonal(factor, 0, -2, -1)).sum(-1)
+        return target.numpy(logs), target.numpy(w).transpose(0, 2, 1)
+
+    def _table(self, number: int, sources: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Coefficients of both functions and their derivatives by log t: B × 2 × m and with C."""
+        if number not in self._tables:
+            b, m = len(self.factor), _Panel.POINTS
+            self._tables[number] = (
+                np.empty((b, 2, m)),
+                np.empty((b, self.target.columns, 2, m)),
+                np.zeros(b, bool),
+            )
+        log, w, done = self._tables[number]
+        missing = sources[~done[sources]]
+        if len(missing):
+            for table, values in zip((log, w), self._values(number, missing), strict=True):
+                coefficients = values @ _Panel.fit.T
+                table[missing, ..., 0, :] = coefficients
+                table[missing, ..., 1, :] = coefficients @ _Panel.derive.T
+            done[missing] = True
+        return log, w
+
+    def _at(self, t: Array) -> tuple[Array, Array]:
+        """Log det(I + K / t) and w, each with its derivative by log t: B × C × 2."""
+        number, x = _Panel.place(np.log(t / (self.factor[:, None] * self.target.unit)))
+        log, w = np.empty((*t.shape, 2)), np.empty((*t.shape, 2))
+        for each in np.unique(number):
+            i, j = np.nonzero(number == each)
+            logs, ws = self._table(int(each), np.unique(i))
+            angle = np.arccos(np.clip(x[i, j], -1.0, 1.0))
+            basis = np.cos(np.arange(_Panel.POINTS) * angle[:, None])
+            log[i, j] = np.einsum("em,efm->ef", basis, logs[i])
+            w[i, j] = np.einsum("em,efm->ef", basis, ws[i, j])
+        return log, w
+
+    def __call__(self, t: Array) -> tuple[Array, Array, Array]:
+        """See :class:`Resolvent`."""
+        log, w = self._at(t)
+        value, slope = w[..., 0], np.maximum(w[..., 1], 0.0)
+        residual = self.target.beyond + np.maximum(value - slope, 0.0)
+        return np.maximum(-log[..., 1], 0.0), slope / t, residual
 
     def log_determinant(self, t: Array, *, compat: bool) -> Array:
         """Log det(K + t), B × C (see :class:`Resolvent`)."""
         if compat:
-            raise NotImplementedError("compat needs the eigenvalues: use Spectral")
-        d, _, inner = self._inner(t)
-        out: Array = np.linalg.slogdet(inner)[1] - np.log(d).sum(2)
+            raise NotImplementedError("compat needs the rank of K: use Spectral")
+        out: Array = self._at(t)[0][..., 0] + self.target.dimension * np.log(t)
         return out
 
 
-def _t(a: Array) -> Array:
-    return np.swapaxes(a, -1, -2)
-
-
-def _one_thread() -> threadpool_limits:
+def one_thread() -> threadpool_limits:
     """BLAS on one thread.
 
     With matrices this small, threads that wait for each other cost more than they give, tenfold
-    and worse where other work holds the processors.
+    and worse where other work holds the processors. Work over sources is parallel instead.
     """
     return threadpool_limits(1, user_api="blas")
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 def log_evidence(
     resolvent: Resolvent,
-    label_square: Array,
+    shape: tuple[int, int],
     n: int,
     dimension: int,
-    sources: int,
     *,
     compat: bool = False,
     tolerance: float = 1e-3,
@@ -328,20 +520,32 @@ def log_evidence(
     changes by less than ``tolerance``: a column that has stopped is frozen, so the result does
     not depend on what it is computed beside.
 
+    Parameters
+    ----------
+    resolvent
+        Of the sources' features and the label columns.
+    shape
+        B and C.
+    n, dimension
+        Rows, and columns of the features.
+    compat
+        The published formula; the resolvent has to be :class:`Spectral`.
+    tolerance, iterations
+        When to stop.
+
     Returns
     -------
     evidence, alpha, beta
         B × C each.
     """
-    shape = (sources, len(label_square))
     alpha, beta = np.ones(shape), np.ones(shape)
     norm, residual = np.zeros(shape), np.zeros(shape)
     live = np.ones(shape, bool)
     for _ in range(iterations):
         t = alpha / beta
-        gamma, q1, q2 = resolvent(t)
-        norm = np.where(live, q2, norm)
-        residual = np.where(live, np.maximum(label_square - q1 - t * q2, 0.0), residual)
+        gamma, new_norm, new_residual = resolvent(t)
+        norm = np.where(live, new_norm, norm)
+        residual = np.where(live, new_residual, residual)
         alpha = np.where(live, np.maximum(gamma, _LEAST) / (norm + _EPSILON), alpha)
         beta = np.where(live, (n - gamma) / (residual + _EPSILON), beta)
         live &= np.abs(alpha / beta - t) > tolerance * t
@@ -350,8 +554,7 @@ def log_evidence(
     t = alpha / beta
     if not compat:
         # The published code keeps the terms of the step before; the evidence needs these.
-        _, q1, q2 = resolvent(t)
-        norm, residual = q2, np.maximum(label_square - q1 - t * q2, 0.0)
+        _, norm, residual = resolvent(t)
     rank = (
         resolvent.kept.sum(1)[:, None] if compat and isinstance(resolvent, Spectral) else dimension
     )
@@ -425,14 +628,199 @@ def logme(
         y = y - y.mean(0)
     if unit_norm:
         f = f / max(math.sqrt((f**2).sum() / len(f)), 1e-300)
-    with _one_thread():
+    with one_thread():
         u, s, _ = np.linalg.svd(f, full_matrices=False)
-        projections = (s[:, None] * (u.T @ y)) ** 2
-        resolvent = Spectral((s**2)[None], projections[None], f.shape[1])
-        evidence, _, _ = log_evidence(
-            resolvent, (y**2).sum(0), len(f), f.shape[1], 1, compat=compat
-        )
+        resolvent = Spectral((s**2)[None], ((u.T @ y) ** 2)[None], (y**2).sum(0), f.shape[1])
+        shape = 1, y.shape[1]
+        evidence, _, _ = log_evidence(resolvent, shape, len(f), f.shape[1], compat=compat)
     return float(evidence.mean())
+
+
+class MapEvidence:
+    """LogME of linear maps f -> s f + V U'f + b of one target's embeddings.
+
+    What maps share is made once, when the first is scored.
+
+    Parameters
+    ----------
+    target
+        Statistics of the target's base embeddings and label columns.
+    compat, centring, unit_norm
+        As in :func:`logme`.
+    components
+        Take the features for their leading principal components only, so many of them: a
+        screening, three times cheaper at 384 dimensions and 128 components, whose order is near
+        the exact one (``docs/benchmarks.md``).
+    device
+        A torch device, such as ``cuda``; None for NumPy. Scores agree to 1e-9.
+    """
+
+    def __init__(
+        self,
+        target: TargetStatistics,
+        *,
+        compat: bool = False,
+        centring: Centring = "both",
+        unit_norm: bool = True,
+        components: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.target, self.compat, self.centring, self.unit_norm = (
+            target,
+            compat,
+            centring,
+            unit_norm,
+        )
+        centred = target.with_constant() if centring == "none" else target.centred(centring)
+        if centring == "both":
+            centred = _without_mirrored(centred)
+        self._centred = centred
+        self._components, self._device = components, device
+        self._shared: TargetSpectrum | None = None
+
+    def _spectrum(self) -> TargetSpectrum:
+        if self._shared is None:
+            self._shared = TargetSpectrum(
+                self._centred, components=self._components, device=self._device
+            )
+        return self._shared
+
+    def prepare(self) -> None:
+        """Make what maps share, if it is not made yet."""
+        if not self.compat:
+            with one_thread():
+                self._spectrum()
+
+    def __call__(
+        self,
+        scale: Array,
+        inner: NDArray[Any],
+        outer: NDArray[Any],
+        offset: NDArray[Any] | None = None,
+    ) -> Array:
+        """Score B maps.
+
+        Parameters
+        ----------
+        scale
+            s, B.
+        inner, outer
+            U and V, B × d × r each.
+        offset
+            b, B × d; without effect where features are centred.
+        """
+        with one_thread():
+            return self._score(scale, inner, outer, offset)
+
+    def over(
+        self, batches: Iterable[tuple[T, tuple[Any, ...]]], *, threads: int | None = None
+    ) -> Iterator[tuple[T, Array]]:
+        """Score batches of maps, several at a time; only those at work are held in memory.
+
+        Parameters
+        ----------
+        batches
+            Something to know a batch by, and the arguments of :meth:`__call__`.
+        threads
+            None for as many as there are processors.
+
+        Yields
+        ------
+        What a batch is known by, and its scores; in the order of the batches.
+        """
+        from collections import deque
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        self.prepare()
+        threads = threads or processors()
+        waiting: deque[tuple[T, Future[Array]]] = deque()
+        with one_thread(), ThreadPoolExecutor(threads) as pool:
+            for tag, arguments in batches:
+                waiting.append((tag, pool.submit(self._score, *arguments)))
+                if len(waiting) > threads:
+                    tag, future = waiting.popleft()
+                    yield tag, future.result()
+            for tag, future in waiting:
+                yield tag, future.result()
+
+    def _score(
+        self,
+        scale: Array,
+        inner: NDArray[Any],
+        outer: NDArray[Any],
+        offset: NDArray[Any] | None = None,
+    ) -> Array:
+        scale = np.asarray(scale, np.float64)
+        count, d, r = inner.shape
+        b = np.zeros((count, d)) if offset is None else np.asarray(offset, np.float64)
+        out = np.full(count, np.nan)
+        cheap = np.zeros(count, bool)
+        shared = None if self.compat else self._spectrum()
+        # Beyond that rank, and where s I is lost beside V U', one eigendecomposition per source
+        # is cheaper or safer than r × r blocks.
+        if shared is not None and len(shared.g) and (8 * r <= d or self._components is not None):
+            cheap = scale != 0
+        if shared is not None and cheap.any():
+            maps = scale[cheap], inner[cheap], outer[cheap]
+            if self.centring == "none":
+                maps = _with_offset(*maps, b[cheap])
+            low = LowRankMaps(shared, *maps, unit_norm=self.unit_norm)
+            own = maps[0] ** 2 * float(shared.g.sum()) > _LEAST_SHARE * low.trace
+            try:
+                shape = len(maps[0]), shared.columns
+                evidence, _, _ = log_evidence(low, shape, shared.n, shared.dimension)
+                good = own & np.isfinite(evidence).all(1)
+                rows = np.flatnonzero(cheap)
+                out[rows[good]] = evidence[good].mean(1)
+                cheap[rows[~good]] = False
+            except (np.linalg.LinAlgError, RuntimeError):  # torch's error is the latter
+                cheap[:] = False
+        rest = np.flatnonzero(~cheap)
+        if len(rest):
+            u, v = np.asarray(inner[rest], np.float64), np.asarray(outer[rest], np.float64)
+            weight = scale[rest][:, None, None] * np.eye(d) + v @ u.swapaxes(-1, -2)
+            out[rest] = logme_of_full_maps(
+                self.target,
+                weight,
+                b[rest],
+                compat=self.compat,
+                centring=self.centring,
+                unit_norm=self.unit_norm,
+            )
+        return out
+
+
+def _without_mirrored(target: TargetStatistics) -> TargetStatistics:
+    """Drop the second of two classes: centred, its column is minus the first one's.
+
+    The evidence of both is the same, and so is their mean.
+    """
+    cross = target.cross
+    if cross.shape[1] != 2 or np.abs(cross.sum(1)).max() > 1e-12 * np.abs(cross).max():
+        return target
+    if abs(target.label_square[0] - target.label_square[1]) > 1e-12 * target.label_square[0]:
+        return target
+    return replace(
+        target,
+        cross=cross[:, :1],
+        label_total=target.label_total[:1],
+        label_square=target.label_square[:1],
+    )
+
+
+def _with_offset(
+    scale: Array, inner: NDArray[Any], outer: NDArray[Any], offset: Array
+) -> tuple[Array, Array, Array]:
+    """The map [f, 1] -> [s f + V U'f + b, 0] as a multiple of the identity plus rank r + 1.
+
+    The column of zeros that it adds to the features leaves their evidence as it is.
+    """
+    count, d, r = inner.shape
+    u, v = np.zeros((2, count, d + 1, r + 1))
+    u[:, :d, :r], v[:, :d, :r] = inner, outer
+    u[:, d, r] = 1.0
+    v[:, :d, r], v[:, d, r] = offset, -scale
+    return scale, u, v
 
 
 def logme_of_maps(
@@ -465,27 +853,8 @@ def logme_of_maps(
     -------
     B scores, each equal to :func:`logme` on the mapped embeddings.
     """
-    centred = target.centred(centring)
-    d, columns = target.cross.shape
-    r = inner.shape[2]
-    u, v = np.asarray(inner, np.float64), np.asarray(outer, np.float64)
-    scale = np.asarray(scale, np.float64)
-    # Per column Woodbury costs about 20 d (2r)² a step, one eigendecomposition about 10 d³.
-    cheap = columns * (2 * r) ** 2 < d**2 / 2
-    if centring != "none" and not compat and cheap:
-        with _one_thread():
-            g, q = np.linalg.eigh(centred.gram)
-            low_rank = LowRankUpdate(np.maximum(g, 0.0), q, centred.cross, scale, u, v)
-            if unit_norm:
-                low_rank.rescale(np.sqrt(target.n / np.maximum(low_rank.trace, 1e-300)))
-            evidence, _, _ = log_evidence(low_rank, centred.label_square, target.n, d, len(scale))
-        mean: Array = evidence.mean(1)
-        return mean
-    weight = scale[:, None, None] * np.eye(d) + v @ _t(u)
-    b = np.zeros((len(scale), d)) if offset is None else np.asarray(offset, np.float64)
-    return logme_of_full_maps(
-        target, weight, b, compat=compat, centring=centring, unit_norm=unit_norm
-    )
+    scorer = MapEvidence(target, compat=compat, centring=centring, unit_norm=unit_norm)
+    return scorer(scale, inner, outer, offset)
 
 
 def logme_of_full_maps(
@@ -499,8 +868,10 @@ def logme_of_full_maps(
 ) -> Array:
     """LogME of B linear maps f -> W f + b, W (B × d × d), b (B × d); see :func:`logme`."""
     centred = target.centred(centring)
+    d, columns = centred.cross.shape
+    n, square = target.n, centred.label_square
     out = np.empty(len(weight))
-    with _one_thread():
+    with one_thread():
         for i, (w, b) in enumerate(zip(weight, offset, strict=True)):
             w = np.asarray(w, np.float64)
             k = w @ centred.gram @ w.T
@@ -510,14 +881,17 @@ def logme_of_full_maps(
                 k += np.outer(wm, b) + np.outer(b, wm) + target.n * np.outer(b, b)
                 c += np.outer(b, target.label_total)
             if unit_norm:
-                factor = target.n / max(float(np.trace(k)), 1e-300)
+                factor = n / max(float(np.trace(k)), 1e-300)
                 k, c = k * factor, c * math.sqrt(factor)
-            values, vectors = np.linalg.eigh(k)
-            spectral = Spectral(
-                np.maximum(values, 0.0)[None], ((vectors.T @ c) ** 2)[None], len(values)
-            )
-            evidence, _, _ = log_evidence(
-                spectral, centred.label_square, target.n, len(values), 1, compat=compat
-            )
+            # With few rows the fit may interpolate; with many columns solves cost more than
+            # eigenvectors.
+            if not compat and n > 2 * d and 8 * columns < d and d > 2:
+                tridiagonal = Tridiagonal(k, c, square)
+                evidence, _, _ = log_evidence(tridiagonal, (1, columns), n, d)
+                out[i] = evidence.mean()
+                if not tridiagonal.doubtful and np.isfinite(out[i]):
+                    continue
+            spectral = Spectral.of_gram(k, c, square)
+            evidence, _, _ = log_evidence(spectral, (1, columns), n, d, compat=compat)
             out[i] = evidence.mean()
     return out

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taskscout.errors import DataError
-from taskscout.methods.evidence import LowRankUpdate, label_columns
+from taskscout.methods.evidence import label_columns
 
 Array = NDArray[np.float64]
 
@@ -309,6 +309,31 @@ def h_score(
     return float((1 - a) * (m * cho_solve(cho_factor(shrunk), m)).sum() / (n - 1))
 
 
+class _LowRankGram:
+    """K = W F'F W' for maps W = s I + V U', as s² G + Z S Z' in the eigenvectors of G = F'F.
+
+    Z = [V, G U] (d × 2r) and S = [[U'G U, s I], [s I, 0]]; ``base`` is s² times the eigenvalues
+    of G, ``c`` is W ``cross``, ``trace`` tr K.
+    """
+
+    def __init__(self, f: Array, cross: Array, scale: Array, inner: Array, outer: Array) -> None:
+        g, q = np.linalg.eigh(f.T @ f)
+        g = np.maximum(g, 0.0)
+        u, v = q.T @ inner, q.T @ outer
+        r = inner.shape[2]
+        gu = g[:, None] * u
+        self.z = np.concatenate([v, gu], axis=2)
+        self.s = np.zeros((len(scale), 2 * r, 2 * r))
+        self.s[:, :r, :r] = u.transpose(0, 2, 1) @ gu
+        identity = scale[:, None, None] * np.eye(r)
+        self.s[:, :r, r:] = identity
+        self.s[:, r:, :r] = identity
+        self.base = scale[:, None] ** 2 * g
+        self.c = scale[:, None, None] * (q.T @ cross) + v @ (inner.transpose(0, 2, 1) @ cross)
+        inside = np.matmul(self.z.transpose(0, 2, 1), self.z)
+        self.trace = self.base.sum(1) + np.einsum("bij,bji->b", self.s, inside)
+
+
 def h_scores_of_maps(
     features: ArrayLike,
     labels: ArrayLike,
@@ -341,8 +366,7 @@ def h_scores_of_maps(
     f = f - f.mean(0)
     u, v = np.asarray(inner, np.float64), np.asarray(outer, np.float64)
     scale = np.asarray(scale, np.float64)
-    g, q = np.linalg.eigh(f.T @ f)
-    low = LowRankUpdate(np.maximum(g, 0.0), q, _class_sums(f, codes), scale, u, v)
+    low = _LowRankGram(f, _class_sums(f, codes), scale, u, v)
     fu, fv = f @ u, f @ v
     norms = scale[:, None] ** 2 * (f**2).sum(1)
     norms = norms + 2 * scale[:, None] * (fu * fv).sum(2)

@@ -18,8 +18,7 @@ from threadpoolctl import threadpool_limits
 from taskscout.errors import MethodError
 from taskscout.methods.descriptions import by_text
 from taskscout.methods.evidence import (
-    Centring,
-    TargetStatistics,
+    MapEvidence,
     label_columns,
     logme_of_maps,
 )
@@ -39,6 +38,7 @@ from taskscout.methods.scores import (
     transrate,
 )
 from taskscout.methods.space_map import Moments, SpaceMap, fit_map, identity_map
+from taskscout.methods.statistics import Centring, TargetStatistics, target_statistics
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Kind, Task
 from taskscout.tasks.task import SEQUENCE_KINDS
@@ -258,31 +258,35 @@ class SpaceMapMethod(FeatureMethod):
 
 def _maps(
     sources: Sequence[Description], bench: Workbench
-) -> Iterator[tuple[NDArray[np.int64], Array, list[NDArray[Any]]]]:
+) -> Iterator[tuple[NDArray[np.int64], tuple[Array, NDArray[Any], NDArray[Any], NDArray[Any]]]]:
     """Stack the maps of this encoder, those of one rank together, a batch at a time.
 
-    A map that holds numbers that are not finite is passed over.
+    Sources are read once, in their order; a map that holds numbers that are not finite is passed
+    over.
 
     Yields
     ------
-    Their places among the sources, their scales, and U, V and offsets.
+    Their places among the sources; and their scales, U, V and offsets.
     """
-    ranks = np.full(len(sources), -1)
+    waiting: dict[int, list[tuple[int, Description]]] = {}
+
+    def stacked(rank: int) -> tuple[NDArray[np.int64], tuple[Any, Any, Any, Any]]:
+        batch = waiting.pop(rank)
+        inner, outer, offset = (np.stack([s.arrays[a] for _, s in batch]) for a in _MAP)
+        scale = np.array([s.header["scale"] for _, s in batch])
+        return np.array([i for i, _ in batch]), (scale, inner, outer, offset)
+
     for i in range(len(sources)):
         source = sources[i]
-        fits = source.header.get("encoder") == bench.encoder.fingerprint
-        if fits and all(np.isfinite(source.arrays[a]).all() for a in _MAP):
-            ranks[i] = source.header["rank"]
-    for rank in np.unique(ranks[ranks >= 0]):
-        rows = np.flatnonzero(ranks == rank)
-        for start in range(0, len(rows), _BATCH):
-            chosen = rows[start : start + _BATCH]
-            batch = [sources[i] for i in chosen]
-            yield (
-                chosen,
-                np.array([s.header["scale"] for s in batch]),
-                [np.stack([s.arrays[a] for s in batch]) for a in _MAP],
-            )
+        if source.header.get("encoder") != bench.encoder.fingerprint:
+            continue
+        if all(np.isfinite(source.arrays[a]).all() for a in _MAP):
+            rank: int = source.header["rank"]
+            waiting.setdefault(rank, []).append((i, source))
+            if len(waiting[rank]) == _BATCH:
+                yield stacked(rank)
+    for rank in sorted(waiting):
+        yield stacked(rank)
 
 
 # -- the scores, whatever the features come from ----------------------------------------------
@@ -831,11 +835,15 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
     the log evidence per row of a Bayesian linear regression of the labels on the mapped features
     (see ``logme``), centred and scaled to unit norm.
 
-    *Options.* As ``logme``: ``compat``, ``centring``, ``unit_norm``.
+    *Options.* As ``logme``: ``compat``, ``centring``, ``unit_norm``. ``screen=128`` first orders
+    by the evidence of so many principal components, then scores the ``shortlist`` (100) best
+    exactly and leaves the others without a score; ``docs/benchmarks.md`` tells how many of the
+    ten best that finds. ``device`` computes on a GPU (a torch device).
 
     *Cost.* One forward pass over the target's texts, shared with all methods that read its
     embeddings; then about a millisecond per source, for all that the evidence needs follows from
-    sums over the target's rows. A source keeps its map at rank 16 and its head: 26 KB at 384
+    sums over the target's rows, which are kept on disk: a second ranking of the same target makes
+    no pass over its rows at all. A source keeps its map at rank 16 and its head: 26 KB at 384
     dimensions.
 
     *Fails* where tuning did what no linear map of the last layer can do, text pairs above all:
@@ -848,6 +856,26 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
 
     name = "esm-logme"
 
+    def __init__(
+        self,
+        *,
+        compat: bool = False,
+        centring: Centring = "both",
+        unit_norm: bool = True,
+        screen: int | None = None,
+        shortlist: int = 100,
+        device: str | None = None,
+    ) -> None:
+        super().__init__(compat=compat, centring=centring, unit_norm=unit_norm)
+        _at_least(self, 1, screen=screen, shortlist=shortlist)
+        self.screen, self.shortlist, self.device = screen, shortlist, device
+        if screen is not None and compat:
+            raise MethodError(
+                "esm-logme was given both compat and screen.",
+                "The published formula's order under principal components is nearly reversed.",
+                "Leave one of them out.",
+            )
+
     def score(
         self, target: Task, sources: Sequence[Description], bench: Workbench
     ) -> NDArray[np.float64]:
@@ -856,16 +884,31 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
         if target.kind not in self.kinds:
             return out
         columns = label_matrix(target, compat=self.compat)
-        statistics = TargetStatistics.of(bench.embeddings(target), columns)
-        for chosen, scale, arrays in _maps(sources, bench):
-            out[chosen] = logme_of_maps(
+        statistics = target_statistics(target, columns, bench)
+
+        def scored(rows: NDArray[np.int64], components: int | None) -> None:
+            scorer = MapEvidence(
                 statistics,
-                scale,
-                *arrays,
                 compat=self.compat,
                 centring=self.centring,
                 unit_norm=self.unit_norm,
+                components=components,
+                device=self.device,
             )
+            chosen = [sources[i] for i in rows] if len(rows) < len(sources) else sources
+            for places, values in scorer.over(_maps(chosen, bench)):
+                out[rows[places]] = values
+
+        everything = np.arange(len(sources))
+        if self.screen is None or len(sources) <= self.shortlist:
+            scored(everything, None)
+            return out
+        scored(everything, self.screen)
+        order = np.argsort(-np.where(np.isnan(out), -np.inf, out), kind="stable")
+        none = [i for i in (len(sources) - 1,) if sources[i].source == "none"]
+        best = np.union1d(order[: self.shortlist], none).astype(np.int64)
+        out[:] = np.nan
+        scored(best, None)
         return out
 
 
@@ -989,7 +1032,7 @@ class SpaceMapHScore(_HScore, SpaceMapMethod):
             return super().score(target, sources, bench)
         out = np.full(len(sources), np.nan)
         labels = target.labels("train")
-        for chosen, scale, (inner, outer, _) in _maps(sources, bench):
+        for chosen, (scale, inner, outer, _) in _maps(sources, bench):
             with threadpool_limits(1):
                 out[chosen] = h_scores_of_maps(
                     bench.embeddings(target), labels, scale, inner, outer
