@@ -14,6 +14,7 @@ from taskscout.cli.methods import methods
 from taskscout.cli.pool import pool
 from taskscout.cli.rank import rank
 from taskscout.cli.study import study
+from taskscout.cli.train import train
 
 app = typer.Typer(
     name="taskscout",
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(rank)
+app.command()(train)
 app.add_typer(pool, name="pool")
 app.add_typer(grid, name="grid")
 app.add_typer(study, name="study")

@@ -156,3 +156,19 @@ def origins_of(
 
 def _from_catalogue(catalogue: Catalogue, name: str) -> Callable[[], Task]:
     return lambda: catalogue.task(name)
+
+
+def overlap_with(target: Task, origin: Origin, pool: Pool | None) -> float:
+    """Estimated share of the target's texts that a source contains, 0 to 1; NaN if unknown."""
+    from taskscout.pools.build import OVERLAP
+    from taskscout.tasks.overlap import share_contained, text_hashes
+
+    hashes = text_hashes(target)
+    if pool is not None and origin.name in pool and OVERLAP in pool.source(origin.name).headers:
+        sketch = pool.description(origin.name, OVERLAP)
+        return share_contained(hashes, sketch.arrays["sketch"], sketch.header["size"])
+    if isinstance(origin.data, Task):
+        return len(set(hashes.tolist()) & set(text_hashes(origin.data).tolist())) / max(
+            len(set(hashes.tolist())), 1
+        )
+    return float("nan")

@@ -291,9 +291,14 @@ def _model_for_target(
 
 
 def _scores(target: Task, outputs: NDArray[np.floating]) -> dict[str, float]:
-    """Scores against the test labels; a target without training rows has the test's majority."""
+    """Scores against the test labels, none where these are missing.
+
+    The trivial baseline of a target without training rows is that of its test rows.
+    """
     from taskscout.models.heads import score_of
 
+    if target.tables["test"]["label"].null_count:
+        return {}
     if "train" not in target.tables or not target.tables["train"].num_rows:
         target = replace(target, tables={**target.tables, "train": target.tables["test"]})
     return score_of(target, "test", outputs)
