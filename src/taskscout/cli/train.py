@@ -243,7 +243,7 @@ def train(
         task = unlabelled(target, names, text=text, pair=pair, encoding=encoding)
     else:
         task = Task.from_file(
-            target, text=text, pair=pair, label=label, kind=task_kind,  # type: ignore[arg-type]
+            target, text=text, pair=pair, label=label, kind=task_kind,
             split_column=split_column, encoding=encoding, drop_unlabelled=drop_unlabelled,
             drop_empty=drop_empty, drop_rare=drop_rare,
         )  # fmt: skip
@@ -386,8 +386,8 @@ def _recipe(*, early_stopping: int, report_to: str, **settings: Any) -> Recipe:
     from taskscout.models.tuning import Recipe
 
     known = {f.name for f in fields(Recipe)}
-    more = {"early_stopping": early_stopping, "report_to": report_to}
-    return Recipe(tokens=_ALL, **settings, **{k: v for k, v in more.items() if k in known})
+    settings |= {"early_stopping": early_stopping, "report_to": report_to}
+    return Recipe(tokens=_ALL, **{k: v for k, v in settings.items() if k in known})
 
 
 def _ranked(

@@ -155,7 +155,7 @@ def _cell(text: str) -> str:
 
 def _loading(form: str) -> list[str]:
     if form == "none":
-        return ["This folder holds no model: several sources answered together. See `result.json`."]
+        return ["This folder holds no model: no single one gave the answers. See `result.json`."]
     if form == "native":
         return [
             "```python",

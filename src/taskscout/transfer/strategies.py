@@ -365,6 +365,9 @@ def tune_task(
         more["folder"] = folder
     if seconds is not None:
         more["budget_seconds"] = max(seconds, 1.0)
+    import inspect
+
+    more = {k: v for k, v in more.items() if k in inspect.signature(tune).parameters}
     evaluate = None if task.kind in SEQUENCE_KINDS else "test"
     return tune(task, encoder, recipe, body=body, start=start, evaluate=evaluate, **more)
 
