@@ -126,7 +126,12 @@ def test_loose_round_trip(loose: Pool):
 
 def test_packed_round_trip(packed: Pool):
     files = sorted(p.name for p in packed.folder.iterdir())
-    assert files == ["packed-map.safetensors", "packed-overlap.safetensors", "pool.json"]
+    assert files == [
+        "packed-map.safetensors",
+        "packed-overlap.safetensors",
+        "pool.json",
+        "sources.safetensors",
+    ]
     opened = Pool.open(packed.folder)
     for pool in (packed, opened):
         assert pool.names == tuple(sorted(NAMES))
@@ -463,11 +468,12 @@ def offsets_of(path: Path, chance: random.Random, n: int) -> list[int]:
         "sources/d-4.safetensors",
         "packed-map.safetensors",
         "packed-overlap.safetensors",
+        "sources.safetensors",
         "pool.json",
     ],
 )
 def test_verify_finds_a_flipped_bit(loose: Pool, packed: Pool, file: str):
-    folder = (loose if file.startswith("sources") else packed).folder
+    folder = (loose if file.startswith("sources/") else packed).folder
     path = folder / file
     data = path.read_bytes()
     assert not found_by_verify(folder)
@@ -484,13 +490,15 @@ def test_verify_finds_a_bit_that_changes_nothing_but_the_text(loose: Pool, packe
     """1e-05 as 1E-05 reads the same; it is damage all the same."""
     for path in (
         loose.folder / "sources" / "a.safetensors",
-        packed.folder / "pool.json",
+        packed.folder / "sources.safetensors",
     ):
         data = path.read_bytes()
         offset = data.index(b"1e-05") + 1
         flipped(path, offset, 5)
         assert path.read_bytes()[offset : offset + 1] == b"E"
-        problems = Pool.open(path.parent if path.name == "pool.json" else loose.folder).verify()
+        problems = Pool.open(
+            loose.folder if path.name == "a.safetensors" else packed.folder
+        ).verify()
         assert problems == [f"{path}: the checksum does not match."]
 
 
@@ -554,6 +562,19 @@ def test_cut_files_are_refused(loose: Pool, packed: Pool, length: int):
     error = refused(lambda: opened.description("a", "map"))
     assert "packed-map" in error.found
     assert opened.verify()
+    path = packed.folder / "sources.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    assert "sources.safetensors" in refused(lambda: Pool.open(packed.folder)).found
+
+
+def test_a_table_of_another_pool(packed: Pool, tmp_path: Path):
+    other = Pool.create(tmp_path / "other", encoder=ENCODER)
+    add(other, "e")
+    shutil.copy(other.pack(tmp_path / "other packed").folder / "sources.safetensors", packed.folder)
+    error = refused(lambda: Pool.open(packed.folder))
+    assert "1 sources" in error.found
+    (packed.folder / "sources.safetensors").unlink()
+    assert "sources.safetensors" in refused(lambda: Pool.open(packed.folder)).found
 
 
 def test_packed_files_of_another_pool(packed: Pool, tmp_path: Path):
@@ -616,3 +637,138 @@ def test_an_installation_without_its_pool(tmp_path: Path, monkeypatch: pytest.Mo
     error = refused(builtin_folder)
     assert "pip install" in error.remedy
     refused(Pool.builtin)
+
+
+# -- format 1, and pools of many sources ---------------------------------------------------------
+
+
+def write_format_1(pool: Pool, folder: Path) -> None:
+    """Write a pool as the first format had it: cards in pool.json, shapes in metadata."""
+    folder.mkdir()
+    for key in sorted({k for s in pool for k in s.headers}):
+        names = pool.described(key)
+        found = [pool.description(n, key).arrays for n in names]
+        shapes, flat = {}, {}
+        for column in sorted({c for arrays in found for c in arrays}):
+            shapes[column] = [list(a[column].shape) if column in a else None for a in found]
+            flat[column] = np.concatenate([a[column].ravel() for a in found if column in a])
+        text = module._canonical([list(names), shapes])
+        meta = {
+            "sources": list(names),
+            "shapes": shapes,
+            "checksum": module._checksum(flat, text),
+        }
+        data = module.save_bytes(flat, {module._META: module._canonical(meta)})
+        (folder / f"packed-{key}.safetensors").write_bytes(data)
+    header = {"format": 1, "encoder": dict(pool.encoder), "sources": [s.to_dict() for s in pool]}
+    Pool._write_header(folder, header)
+
+
+def test_format_1_is_read_as_ever(loose: Pool, tmp_path: Path):
+    folder = tmp_path / "old"
+    write_format_1(loose, folder)
+    old = Pool.open(folder)
+    assert old.names == loose.names
+    assert old.verify() == []
+    for seed, name in enumerate(NAMES):
+        assert_holds(old, name, seed)
+    old.set_left_out({"x": "too small"})
+    old.attach("topics", b"first")
+    add(old, "new", 5)
+    again = Pool.open(folder)
+    assert again.verify() == []
+    assert_holds(again, "a", 0)
+    assert_holds(again, "new", 5)
+    packed = again.pack(tmp_path / "packed")
+    assert json.loads((packed.folder / "pool.json").read_text())["format"] == FORMAT
+    assert packed.verify() == []
+    assert packed.left_out == {"x": "too small"}
+    for seed, name in enumerate(NAMES):
+        assert_holds(packed, name, seed)
+    for file in ("packed-map.safetensors", "packed-overlap.safetensors"):
+        data = (folder / file).read_bytes()
+        chance = random.Random(file)
+        for offset in offsets_of(folder / file, chance, 20):
+            flipped(folder / file, offset, chance.randrange(8))
+            assert found_by_verify(folder), offset
+            (folder / file).write_bytes(data)
+    assert not found_by_verify(folder)
+
+
+def many(folder: Path, size: int) -> Pool:
+    """A packed pool of many sources, with cards and maps of a usual size."""
+    map_ = {"inner": np.ones((96, 4), np.float16), "outer": np.ones((96, 4), np.float16)}
+    sources = [
+        Source(
+            card(f"source-{i}", citation="x" * 300),
+            {"scores": {"score": i / size}, "recipe": {"rank": 4, "examples": 1000}},
+            {"map": {"scale": float(i), "encoder": "f"}, "overlap": {"size": 1}},
+        )
+        for i in range(size)
+    ]
+    folder.mkdir()
+    described = [(s.name, {**map_, "offset": np.full(96, i)}) for i, s in enumerate(sources)]
+    module._Packed.write(folder / "packed-map.safetensors", described)
+    sketch = {"sketch": np.arange(3, dtype=np.uint64)}
+    described = [(s.name, sketch) for s in sources]
+    module._Packed.write(folder / "packed-overlap.safetensors", described)
+    keys = ["map", "overlap"]
+    module._Mapped.write(folder / "sources.safetensors", module._Table.arrays(sources, keys))
+    Pool._write_header(folder, {"format": FORMAT, "encoder": ENCODER, "packed": size})
+    return Pool.open(folder)
+
+
+_READER = """
+import json, resource, sys, time
+import numpy, taskscout.pools.pool
+from taskscout.pools import Pool
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.perf_counter()
+pool = Pool.open(sys.argv[1])
+opened = time.perf_counter() - start
+total = 0.0
+for description in pool.descriptions("map"):
+    total += description.header["scale"] + description.arrays["inner"].sum(dtype=float)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([opened, total, (after - before) / 1024]))
+"""
+
+
+def test_ten_thousand_sources_open_at_once_and_are_walked_in_little_memory(tmp_path: Path):
+    """Opening reads names alone; walking over the maps gives their pages back."""
+    pool = many(tmp_path / "pool", 10_000)
+    assert pool.source("source-77").card.citation == "x" * 300
+    assert pool.source("source-77").tuning["scores"]["score"] == 0.0077
+    assert pool.description("source-9999", "map").arrays["offset"][0] == 9999
+    command = [sys.executable, "-c", _READER, str(pool.folder)]
+    opened, total, grown = json.loads(
+        subprocess.run(command, capture_output=True, check=True).stdout
+    )
+    assert total == sum(range(10_000)) + 10_000 * 96 * 4
+    size = sum(path.stat().st_size for path in pool.folder.iterdir()) / 2**20
+    assert size > 30
+    assert opened < 1.0  # 0.03 s where nothing else runs
+    assert grown < 60  # MB: 32 of the map before pages go back, and the names
+
+
+def test_parts_of_a_source_are_read_when_they_are_asked_for(packed: Pool, monkeypatch):
+    read = []
+    real = module._Table.card
+    monkeypatch.setattr(module._Table, "card", lambda s, row: read.append(row) or real(s, row))
+    opened = Pool.open(packed.folder)
+    assert opened.names == packed.names
+    assert [s.name for s in opened] == list(opened.names)
+    assert opened.described("map") == opened.names
+    assert opened.description("a", "map").header["rank"] == 1
+    assert read == []
+    source = opened.source("a")
+    assert source.card == card("a")
+    assert source.card is source.card
+    assert len(read) == 1
+    with pytest.raises(AttributeError):
+        _ = source.colour
+
+
+def test_packed_arrays_cannot_be_written_to(packed: Pool):
+    with pytest.raises(ValueError, match="read-only"):
+        packed.description("a", "map").arrays["inner"][:] = 0

@@ -3,23 +3,33 @@
 A pool is a folder that holds
 
 ``pool.json``
-    what was described with which encoder and recipe; in a packed pool the cards too;
+    what was described with which encoder and recipe, and how many sources are packed;
 ``sources/NAME.safetensors``
     one loose source: its arrays by ``<key>/<array>``, its card and headers in the file's
     metadata. Written beside and renamed, so a source is there whole or not at all;
+``sources.safetensors``
+    what is known of all packed sources, a column per field: ``name``, ``card``, ``tuning`` and
+    ``header/KEY`` are texts (JSON but for the names), one after another in UTF-8, and
+    ``COLUMN#ends`` says where each ends; an empty header is none;
 ``packed-KEY.safetensors``
-    all packed sources' arrays of one description key, one after another, so that a ranking maps
-    into memory the columns it reads and no others;
+    all packed sources' arrays of one description key: ``data/ARRAY`` holds them flat, one source
+    after another, ``shape/ARRAY`` their shapes (number of axes, or -1 where a source has no such
+    array, then the axes), ``name`` whose they are;
 ``WHAT-DIGEST.safetensors``
     a file that belongs to all sources together, such as a topic model over their terms.
 
-Loose and packed sources live side by side; a loose one of the same name wins.
+Both kinds of packed file are mapped into memory, not read: opening a pool reads the names, and a
+ranking the columns and rows it uses, whose pages are given back as it goes on. Their metadata
+holds a SHA-256 of all arrays. Loose and packed sources live side by side; a loose one of the same
+name wins. Format 1 kept what ``sources.safetensors`` holds in ``pool.json``, and names and shapes
+in the packed files' metadata; it is read as ever.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,8 +46,16 @@ from taskscout.errors import PoolError
 from taskscout.methods.method import Description
 from taskscout.tasks import TaskCard
 
-FORMAT = 1
+FORMAT = 2
 _META = "taskscout"
+_TABLE = "sources.safetensors"
+#: Mapped bytes handed out before pages are given back.
+_HELD = 32 * 2**20
+#: NumPy's names of the types that safetensors files name so.
+_TYPES = {
+    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4",
+    "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
 #: What reading a damaged file can raise.
 _UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -103,7 +121,25 @@ class Source:
     @property
     def name(self) -> str:
         """The card's name."""
-        return self.card.name
+        table, row = self.__dict__.get("_packed", (None, 0))
+        name: str = self.card.name if table is None else table.names[row]
+        return name
+
+    @classmethod
+    def _of(cls, table: _Table, row: int) -> Source:
+        """A packed source, whose parts are read when first asked for."""
+        out = object.__new__(cls)
+        object.__setattr__(out, "_packed", (table, row))
+        return out
+
+    def __getattr__(self, part: str) -> Any:
+        # Reached only for what is not there yet.
+        if part not in ("card", "tuning", "headers") or "_packed" not in self.__dict__:
+            raise AttributeError(part)
+        table, row = self.__dict__["_packed"]
+        value = getattr(table, part)(row)
+        object.__setattr__(self, part, value)
+        return value
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -119,76 +155,262 @@ class Source:
         return cls(TaskCard.from_dict(data["card"]), data["tuning"], data["headers"])
 
 
+class _Mapped:
+    """A safetensors file mapped into memory; its arrays are views that cannot be written to.
+
+    safetensors' own reader copies what it hands out and keeps what it has touched; this one
+    reads nothing before it is used, and gives pages back.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as f:
+            self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        begin = 8 + int.from_bytes(self._map[:8], "little")
+        header = json.loads(self._map[8:begin])
+        self.text: str = header.pop("__metadata__")[_META]
+        self._where: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
+        end = begin
+        for name, entry in header.items():
+            start, stop = (begin + at for at in entry["data_offsets"])
+            dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
+            if stop - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+                raise ValueError(f"{name} has another size than its shape")
+            self._where[name] = dtype, shape, start
+            end = max(end, stop)
+        if end != len(self._map):
+            raise ValueError(f"{len(self._map)} bytes, not {end}")
+        self._handed = 0
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of arrays that begin so, without that."""
+        return [n.removeprefix(prefix) for n in self._where if n.startswith(prefix)]
+
+    def array(self, name: str) -> NDArray[Any]:
+        """One array."""
+        dtype, shape, start = self._where[name]
+        size = int(np.prod(shape, dtype=np.int64))
+        if size == 0:
+            return np.empty(shape, dtype)
+        return np.frombuffer(self._map, dtype, size, start).reshape(shape)
+
+    def used(self, size: int) -> None:
+        """Count bytes handed out, and give pages back when they are many.
+
+        The views stay valid: a page that is used again is read again.
+        """
+        self._handed += size
+        if self._handed > _HELD and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._handed = 0
+
+    @staticmethod
+    def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write arrays and their checksum."""
+        meta = {"checksum": _checksum(arrays, ""), "format": FORMAT}
+        write_atomically(path, save_bytes(dict(arrays), {_META: _canonical(meta)}))
+
+
+def _sound(path: Path) -> bool:
+    """Whether a packed file's bytes still have the checksum they were written with."""
+    try:
+        with safe_open(path, framework="numpy") as f:  # strict about the file's own header
+            text = f.metadata()[_META]
+            flat = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  # not a dict
+        meta = json.loads(text)
+        if "shapes" in meta:  # format 1
+            kept = {"sources": meta["sources"], "shapes": meta["shapes"]}
+            checksum = _checksum(flat, _canonical([meta["sources"], meta["shapes"]]))
+        else:
+            kept, checksum = {"format": FORMAT}, _checksum(flat, "")
+        if text != _canonical({**kept, "checksum": checksum}):
+            return False
+        # What pads the header, and the order of its entries, belong to no array.
+        return bool(save_bytes(flat, {_META: text}) == path.read_bytes())
+    except _UNREADABLE:
+        return False
+
+
+class _Texts(Sequence[str]):
+    """A column of texts, decoded one by one."""
+
+    def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self._blob, self._ends = blob, ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, row: Any) -> Any:
+        start = int(self._ends[row - 1]) if row else 0
+        return self._blob[start : int(self._ends[row])].tobytes().decode()
+
+    def filled(self) -> NDArray[np.int64]:
+        """Rows whose text is not empty."""
+        return np.flatnonzero(np.diff(self._ends, prepend=0))
+
+    def all(self) -> list[str]:
+        """All texts."""
+        whole = self._blob.tobytes()
+        ends = self._ends.tolist()
+        return [whole[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
+
+    @classmethod
+    def of(cls, file: _Mapped, column: str) -> _Texts:
+        """From a mapped file."""
+        return cls(file.array(column), file.array(f"{column}#ends"))
+
+    @staticmethod
+    def arrays(column: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """The arrays that keep a column."""
+        parts = [text.encode() for text in texts]
+        return {
+            column: np.frombuffer(b"".join(parts), np.uint8),
+            f"{column}#ends": np.cumsum([len(part) for part in parts], dtype=np.int64),
+        }
+
+
+class _Table:
+    """What is known of packed sources, parsed row by row when it is asked for."""
+
+    def __init__(self, columns: Mapping[str, _Texts]) -> None:
+        self._columns = columns
+        self.names: list[str] = columns["name"].all()
+        self.at = {name: row for row, name in enumerate(self.names)}
+        self.keys = [c.removeprefix("header/") for c in columns if c.startswith("header/")]
+
+    @classmethod
+    def open(cls, path: Path) -> _Table:
+        """From ``sources.safetensors``."""
+        try:
+            file = _Mapped(path)
+            names = [n for n in file.names("") if not n.endswith("#ends")]
+            return cls({name: _Texts.of(file, name) for name in names})
+        except _UNREADABLE as error:
+            raise _unreadable_file(path, error) from error
+
+    @staticmethod
+    def arrays(sources: Sequence[Source], keys: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The arrays that keep sources, with the headers of some keys."""
+        columns: dict[str, Iterable[str]] = {
+            "name": (s.name for s in sources),
+            "card": (_canonical(s.card.to_dict()) for s in sources),
+            "tuning": (_canonical(dict(s.tuning)) for s in sources),
+        }
+        for key in keys:
+            headers = (s.headers.get(key) for s in sources)
+            columns[f"header/{key}"] = ["" if h is None else _canonical(dict(h)) for h in headers]
+        out: dict[str, NDArray[Any]] = {}
+        for column, rows in columns.items():
+            out.update(_Texts.arrays(column, rows))
+        return out
+
+    @classmethod
+    def of(cls, sources: Sequence[Source]) -> _Table:
+        """From sources in memory, those of a pool of format 1."""
+        keys = sorted({key for source in sources for key in source.headers})
+        arrays = cls.arrays(sources, keys)
+        names = [n for n in arrays if not n.endswith("#ends")]
+        return cls({name: _Texts(arrays[name], arrays[f"{name}#ends"]) for name in names})
+
+    def card(self, row: int) -> TaskCard:
+        """A source's card."""
+        return TaskCard.from_dict(json.loads(self._columns["card"][row]))
+
+    def tuning(self, row: int) -> dict[str, Any]:
+        """How a source was tuned."""
+        out: dict[str, Any] = json.loads(self._columns["tuning"][row])
+        return out
+
+    def header(self, row: int, key: str) -> dict[str, Any] | None:
+        """The header of one description, or None where there is none."""
+        text = self._columns[f"header/{key}"][row] if key in self.keys else ""
+        out: dict[str, Any] | None = json.loads(text) if text else None
+        return out
+
+    def headers(self, row: int) -> dict[str, dict[str, Any]]:
+        """All headers of a source."""
+        found = {key: self.header(row, key) for key in self.keys}
+        return {key: header for key, header in found.items() if header is not None}
+
+    def described(self, key: str) -> list[str]:
+        """Names of sources that have a description of that key."""
+        if key not in self.keys:
+            return []
+        return [self.names[row] for row in self._columns[f"header/{key}"].filled().tolist()]
+
+
+def _unreadable_file(path: Path, error: Exception) -> PoolError:
+    return PoolError(
+        f"{path} cannot be read ({type(error).__name__}).",
+        "It is missing, cut short or not a taskscout pool file.",
+        "Install or copy the pool again.",
+    )
+
+
 class _Packed:
     """The packed arrays of one key: flat, one source after another."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = safe_open(path, framework="numpy")
-            self._text = self._file.metadata()[_META]
-            meta = json.loads(self._text)
-            self.names: list[str] = meta["sources"]
-            self.shapes: dict[str, list[list[int] | None]] = meta["shapes"]
-            self.checksum: str = meta["checksum"]
-            self._at = {name: i for i, name in enumerate(self.names)}
-            self._offsets = {
-                array: np.concatenate(
-                    [[0], np.cumsum([0 if s is None else int(np.prod(s)) for s in shapes])]
-                )
-                for array, shapes in self.shapes.items()
-            }
+            self._file = _Mapped(path)
+            meta = json.loads(self._file.text)
+            if "shapes" in meta:  # format 1
+                names, shapes = meta["sources"], meta["shapes"]
+                found = [(a, self._file.array(a), _shape_table(s)) for a, s in shapes.items()]
+            else:
+                names = _Texts.of(self._file, "name").all()
+                found = [
+                    (a, self._file.array(f"data/{a}"), self._file.array(f"shape/{a}"))
+                    for a in self._file.names("data/")
+                ]
+            self._at = {name: i for i, name in enumerate(names)}
+            self._columns = []
+            for array, flat, table in found:
+                axes = table[:, 1:]
+                used = np.arange(axes.shape[1]) < table[:, :1]
+                sizes = np.where(table[:, 0] < 0, 0, np.where(used, axes, 1).prod(1))
+                ends = np.concatenate([[0], np.cumsum(sizes)])
+                if len(table) != len(names) or ends[-1] != len(flat):
+                    raise ValueError(f"{array} has another size than its shapes")
+                self._columns.append((array, flat, table, ends))
         except _UNREADABLE as error:
-            raise PoolError(
-                f"{path} cannot be read ({type(error).__name__}).",
-                "It is missing, cut short or not a taskscout pool file.",
-                "Install or copy the pool again.",
-            ) from error
+            raise _unreadable_file(path, error) from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._at
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """Arrays of one source, read from the map."""
-        i = self._at[name]
+        """Arrays of one source: views of the mapped file."""
+        row = self._at[name]
         out = {}
-        for array, shapes in self.shapes.items():
-            shape = shapes[i]
-            if shape is not None:
-                start, stop = map(int, self._offsets[array][i : i + 2])
-                if start < stop:
-                    flat = self._file.get_slice(array)[start:stop]
-                elif self._offsets[array][-1]:  # safetensors refuses an empty slice
-                    flat = self._file.get_slice(array)[0:1][:0]
-                else:
-                    flat = self._file.get_tensor(array)
-                out[array] = flat.reshape(shape)
+        for array, flat, table, ends in self._columns:
+            count = int(table[row, 0])
+            if count >= 0:
+                out[array] = flat[ends[row] : ends[row + 1]].reshape(table[row, 1 : 1 + count])
+        self._file.used(sum(a.nbytes for a in out.values()))
         return out
-
-    def verify(self) -> bool:
-        """Whether the bytes still have the checksum they were written with."""
-        try:
-            flat = {name: self._file.get_tensor(name) for name in self._file.keys()}  # noqa: SIM118
-            meta = {"sources": self.names, "shapes": self.shapes, "checksum": self.checksum}
-            text = _canonical([self.names, self.shapes])
-            return self._text == _canonical(meta) and _checksum(flat, text) == self.checksum
-        except _UNREADABLE:
-            return False
 
     @staticmethod
     def write(path: Path, described: Sequence[tuple[str, Mapping[str, NDArray[Any]]]]) -> None:
         """Pack (name, arrays) of sources into one file."""
-        names = [name for name, _ in described]
-        columns = sorted({a for _, arrays in described for a in arrays})
-        shapes: dict[str, list[list[int] | None]] = {}
-        flat: dict[str, NDArray[Any]] = {}
-        for column in columns:
+        out = _Texts.arrays("name", (name for name, _ in described))
+        for column in sorted({a for _, arrays in described for a in arrays}):
             found = [arrays.get(column) for _, arrays in described]
-            shapes[column] = [None if a is None else list(a.shape) for a in found]
-            flat[column] = np.concatenate([a.ravel() for a in found if a is not None])
-        text = _canonical([names, shapes])
-        meta = {"sources": names, "shapes": shapes, "checksum": _checksum(flat, text)}
-        write_atomically(path, save_bytes(flat, {_META: _canonical(meta)}))
+            out[f"shape/{column}"] = _shape_table([None if a is None else a.shape for a in found])
+            out[f"data/{column}"] = np.concatenate([a.ravel() for a in found if a is not None])
+        _Mapped.write(path, out)
+
+
+def _shape_table(shapes: Sequence[Sequence[int] | None]) -> NDArray[np.int64]:
+    """Number of axes, -1 for none, and the axes of each shape, one per row."""
+    width = max((len(s) for s in shapes if s is not None), default=0)
+    out = np.full((len(shapes), 1 + width), -1, np.int64)
+    for row, shape in zip(out, shapes, strict=True):
+        if shape is not None:
+            row[0] = len(shape)
+            row[1 : 1 + len(shape)] = shape
+    return out
 
 
 class Descriptions(Sequence[Description]):
@@ -220,13 +442,22 @@ class Pool:
         self.folder = folder
         self._header = dict(header)
         self._packed: dict[str, _Packed] = {}
-        self._sources: dict[str, Source] = {
-            s["card"]["name"]: Source.from_dict(s) for s in header.get("sources", ())
-        }
+        if "packed" in header:
+            self._table = _Table.open(folder / _TABLE)
+            if len(self._table.names) != header["packed"]:
+                raise PoolError(
+                    f"{folder / _TABLE} holds {len(self._table.names)} sources.",
+                    f"The pool.json beside it speaks of {header['packed']}.",
+                    "Install or copy the pool again.",
+                )
+        else:
+            self._table = _Table.of([Source.from_dict(s) for s in header.get("sources", ())])
+        self._added: dict[str, Source] = {}
         self._loose: dict[str, Path] = {}
         for path in sorted((folder / "sources").glob("[!.]*.safetensors")):
             self._loose[path.stem] = path
-            self._sources[path.stem] = self._read_loose(path)
+            self._added[path.stem] = self._read_loose(path)
+        self._names: tuple[str, ...] | None = None
 
     # -- opening --------------------------------------------------------------------
 
@@ -289,7 +520,7 @@ class Pool:
         folder = Path(folder).expanduser()
         if (folder / "pool.json").exists():
             return cls.open(folder)
-        pool = cls(folder, {"format": FORMAT, "encoder": dict(encoder), "sources": []})
+        pool = cls(folder, {"format": FORMAT, "encoder": dict(encoder)})
         if write:
             pool._begin()
         return pool
@@ -323,16 +554,18 @@ class Pool:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the sources, in order."""
-        return tuple(sorted(self._sources))
+        if self._names is None:
+            self._names = tuple(sorted({*self._table.names, *self._added}))
+        return self._names
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self.names)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._sources
+        return name in self._added or name in self._table.at
 
     def __iter__(self) -> Iterator[Source]:
-        return (self._sources[n] for n in self.names)
+        return (self.source(n) for n in self.names)
 
     def __repr__(self) -> str:
         return f"Pool({str(self.folder)!r}, {len(self)} sources)"
@@ -345,7 +578,7 @@ class Pool:
         PoolError
             If there is no such source; names the closest.
         """
-        if name not in self._sources:
+        if name not in self:
             import difflib
 
             close = difflib.get_close_matches(name, self.names, 3)
@@ -354,21 +587,28 @@ class Pool:
                 f"Close names: {', '.join(close)}." if close else "No name is close to it.",
                 "See them all: taskscout pool list",
             )
-        return self._sources[name]
+        known = self._added.get(name)
+        return known if known is not None else Source._of(self._table, self._table.at[name])
 
     def described(self, key: str) -> tuple[str, ...]:
         """Names of the sources that have a description of that key."""
-        return tuple(n for n in self.names if key in self._sources[n].headers)
+        packed = {n for n in self._table.described(key) if n not in self._added}
+        loose = {n for n, source in self._added.items() if key in source.headers}
+        return tuple(sorted(packed | loose))
 
     def description(self, name: str, key: str) -> Description:
-        """One description; arrays are read now."""
-        source = self.source(name)
-        if key not in source.headers:
-            raise PoolError(
-                f"Source {name!r} has no description {key!r}.",
-                f"It has {', '.join(sorted(source.headers))}.",
-                "Choose a method that reads one of these, or describe the source again.",
-            )
+        """One description; arrays are read now, or of a packed source when they are used."""
+        row = None if name in self._added else self._table.at.get(name)
+        header = None if row is None else self._table.header(row, key)
+        if header is None:
+            source = self.source(name)
+            if key not in source.headers:
+                raise PoolError(
+                    f"Source {name!r} has no description {key!r}.",
+                    f"It has {', '.join(sorted(source.headers))}.",
+                    "Choose a method that reads one of these, or describe the source again.",
+                )
+            header = dict(source.headers[key])
         if name in self._loose:
             arrays = self._read_arrays(self._loose[name], key)
         else:
@@ -380,7 +620,7 @@ class Pool:
                     "Install or copy the pool again.",
                 )
             arrays = packed.arrays(name)
-        return Description(key, name, source.headers[key], arrays)
+        return Description(key, name, header, arrays)
 
     def descriptions(self, key: str, names: Sequence[str] | None = None) -> Descriptions:
         """Descriptions of one key, read one by one as a method walks over them."""
@@ -428,7 +668,7 @@ class Pool:
                 "A name has at most 100 letters, digits, '.', '_' and '-', and is not 'none'.",
                 "Give another with --name.",
             )
-        if name in self._sources and not replace:
+        if name in self and not replace:
             raise PoolError(
                 f"The pool {self.folder} has a source {name!r} already.",
                 "Two sources of one name could not be told apart.",
@@ -462,8 +702,9 @@ class Pool:
         self._begin()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save_bytes(arrays, {_META: _canonical(meta)}))
-        self._sources[name] = source
+        self._added[name] = source
         self._loose[name] = path
+        self._names = None
 
     def remove(self, name: str) -> None:
         """Remove a loose source.
@@ -481,11 +722,8 @@ class Pool:
                 f"Leave it out of a ranking instead: taskscout rank FILE --exclude {name}",
             )
         self._loose.pop(name).unlink()
-        packed = {s["card"]["name"]: s for s in self._header.get("sources", ())}
-        if name in packed:
-            self._sources[name] = Source.from_dict(packed[name])
-        else:
-            del self._sources[name]
+        del self._added[name]
+        self._names = None
 
     def set_left_out(self, reasons: Mapping[str, str]) -> None:
         """Record why tasks are not in the pool."""
@@ -536,13 +774,10 @@ class Pool:
         for key in keys:
             described = [(n, self.description(n, key).arrays) for n in self.described(key)]
             _Packed.write(folder / f"packed-{key}.safetensors", described)
-        sources = []
-        for source in self:
-            data = source.to_dict()
-            data["headers"] = {k: v for k, v in data["headers"].items() if k in keys}
-            sources.append(data)
-        header = {k: v for k, v in self._header.items() if k != "files"}
-        self._write_header(folder, {**header, "sources": sources})
+        sources = list(self)
+        _Mapped.write(folder / _TABLE, _Table.arrays(sources, keys))
+        header = {k: v for k, v in self._header.items() if k not in ("sources", "files")}
+        self._write_header(folder, {**header, "format": FORMAT, "packed": len(sources)})
         packed = Pool.open(folder)
         self._attach_to(packed)
         return packed
@@ -585,13 +820,12 @@ class Pool:
                 good = False
             if not good:
                 problems.append(f"{path}: the checksum does not match.")
-        keys = {k for s in self._header.get("sources", ()) for k in s["headers"]}
-        for key in sorted(keys):
-            try:
-                good = self._packed_file(key).verify()
-            except PoolError as error:
-                problems.append(error.found)
-                continue
-            if not good:
-                problems.append(f"{self._packed_file(key).path}: the checksum does not match.")
+        packed = [self.folder / f"packed-{key}.safetensors" for key in self._table.keys]
+        if "packed" in self._header:
+            packed.append(self.folder / _TABLE)
+        for path in packed:
+            if not path.exists():
+                problems.append(f"{path} is missing.")
+            elif not _sound(path):
+                problems.append(f"{path}: the checksum does not match.")
         return problems
