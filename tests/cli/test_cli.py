@@ -15,7 +15,10 @@ import pytest
 
 import taskscout
 from taskscout.cli import app, main
-from taskscout.models.cache import EmbeddingCache
+from taskscout.methods.method import get_method
+from taskscout.models.cache import EmbeddingCache, NoCache
+from taskscout.models.encoder import Encoder
+from taskscout.models.tuning import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
 from tests.small import SOURCES
@@ -366,6 +369,45 @@ def test_as_a_module():
     assert done.stdout == f"taskscout {taskscout.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["methods"],  # rich's table, larger than nothing and smaller than a pipe
+        ["methods", "--json"],  # typer's echo
+        ["pool", "list", "--json"],  # more than a pipe holds
+        ["--version"],
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_goes_away_is_no_failure(arguments: list[str], small_pool: Pool):
+    """As in ``taskscout … | head``: 0, and nothing said."""
+    if "list" in arguments:
+        arguments = [*arguments, "--pool", str(small_pool.folder)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "taskscout", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # before anything is written: importing takes longer
+        said = process.stderr.read().decode()
+    assert (process.returncode, said) == (0, "")
+
+
+def test_a_mistake_stays_one_when_the_reader_is_gone(tmp_path: Path):
+    with subprocess.Popen(
+        [sys.executable, "-m", "taskscout", "rank", str(tmp_path / "missing.csv")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read().startswith(b"error: ")
+    assert process.returncode == 2
+
+
 HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "scipy", "peft")
 
 
@@ -518,6 +560,89 @@ def test_another_encoder_than_the_pool_s(run: Run, target: Path, small_pool: Poo
     assert sorted(p.name for p in small_pool.folder.rglob("*")) == before
 
 
+def test_pool_describe_reads_the_columns_that_were_named(run: Run, tiny: list[str], tmp_path: Path):
+    rows = toy_task(n=40, seed=3).tables["train"].to_pylist()
+    lines = [f"{r['text']},{r['text'][::-1]},{i % 3},{r['label']}" for i, r in enumerate(rows)]
+    file = tmp_path / "own.csv"
+    file.write_text("one,other,stars,verdict\n" + "\n".join(lines) + "\n")
+    folder = tmp_path / "pool"
+    named = ["--text", "other", "--label", "verdict"]
+    add = run("pool", "add", file, "--pool", folder, *named, *tiny[:2], "--examples", "10")
+    assert add.code == 0, add.err
+    shown = only_json(run("pool", "show", "own", "--pool", folder, "--json"))
+    assert shown["card"]["columns"] == {"text": "other", "label": "verdict"}
+    done = run("pool", "describe", "--method", "terms-cosine", "--pool", folder)
+    assert done.code == 0, done.err
+    (counts,) = Pool.open(folder).descriptions("terms")
+    from taskscout.tasks import Task
+
+    task = Task.from_file(file, text="other", label="verdict", name="own")
+    bench = Workbench(Encoder(tiny[1]), cache=NoCache())
+    wanted = get_method("terms-cosine").describe(task, bench)
+    assert counts.header["tokens"] == wanted.header["tokens"]
+    assert (counts.arrays["mask"] == wanted.arrays["mask"]).all()
+
+
+def test_pool_build(run: Run, target: Path, tiny: list[str], tmp_path: Path):
+    """From a catalogue of labelled data to a packed pool that ranks, by commands alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder, out = tmp_path / "catalogue", tmp_path / "pool"
+    folder.mkdir()
+
+    def task(name: str, **options: Any) -> dict[str, Any]:
+        made = toy_task(name, n=700, **options)
+        tables = [
+            t.append_column("split", pa.array([s] * t.num_rows)) for s, t in made.tables.items()
+        ]
+        pq.write_table(pa.concat_tables(tables), folder / f"{name}.parquet")
+        return {
+            "task_id": name,
+            "kind": made.kind,
+            "category": "sentiment",
+            "file": f"{name}.parquet",
+            "label_names": list(made.label_names),
+        }
+
+    entries = [
+        task("alpha", seed=1),
+        task("beta", seed=2),
+        task("noise", seed=3, shuffled=True),
+        {**task("closed", seed=4), "licence_concern": "redistribution restricted"},
+        {"task_id": "tags", "kind": "tagging", "category": "ner", "file": "none"},
+    ]
+    (folder / "tasks.json").write_text(json.dumps({"tasks": entries}))
+    build = ["pool", "build", "--catalogue", folder, "--out", out, *tiny[:2]]
+    first = run(*build, "--only", "alpha")
+    assert first.code == 0, first.err
+    assert Pool.open(out).names == ("alpha",)
+    assert "not built yet" in Pool.open(out).left_out["beta"]
+    (alpha,) = (out / "sources").glob("alpha.safetensors")
+    before = alpha.stat().st_mtime_ns
+    rest = run(*build)
+    assert rest.code == 0, rest.err
+    assert alpha.stat().st_mtime_ns == before  # it goes on where it stopped
+    pool = Pool.open(out)
+    assert {"alpha", "beta"} <= set(pool.names)
+    assert "tagging" in pool.left_out["tags"]
+    assert pool.left_out["closed"].startswith("licence: ")
+    assert set(pool.names) | set(pool.left_out) == {e["task_id"] for e in entries}
+    described = run(
+        "pool", "describe", "--pool", out, "--method", "topics-kl,format", "--catalogue", folder
+    )
+    assert described.code == 0, described.err
+    packed = run("pool", "pack", "--pool", out, "--out", tmp_path / "packed")
+    assert packed.code == 0, packed.err
+    assert run("pool", "verify", "--pool", tmp_path / "packed").code == 0
+    methods = "esm-logme,logme,topics-kl,format"
+    data = only_json(
+        run("rank", target, "--pool", tmp_path / "packed", *tiny[:2], "--method", methods, "--json")
+    )
+    assert data["methods"] == methods.split(",")
+    assert {r["name"] for r in data["sources"]} == {*pool.names, "none"}
+
+
 def test_pool_describe(run: Run, small_pool: Pool, target: Path, tiny: list[str], tmp_path: Path):
     """Sources whose data are at hand get more descriptions; where they are not, it is said."""
     folder = tmp_path / "own"
@@ -571,13 +696,13 @@ def test_cache(run: Run, cache: Path, target: Path, ours: list[str]):
     assert not cache.exists()
     run("rank", target, *ours)
     data = only_json(run("cache", "--json"))
-    assert data["entries"] == 40
-    (space,) = data["spaces"]
-    assert space["entries"] == 40
+    # The texts, and the statistics of the target that LogME asks for.
+    assert sorted(s["entries"] for s in data["spaces"]) == [1, 40]
+    space = max(data["spaces"], key=lambda s: s["entries"])
     assert Path(data["path"]).parent == cache
     code, out, err = run("cache")
     assert (code, err) == (0, "")
-    assert "40 embeddings" in out
+    assert f"{data['entries']} embeddings" in out
     assert space["space"] in out
 
 
@@ -588,9 +713,40 @@ def test_cache_clear(run: Run, cache: Path):
     for space in ("a", "b"):
         kept.put(space, [b"1" * 16, b"2" * 16], np.ones((2, 4), np.float32))
     kept.close()
-    assert only_json(run("cache", "clear", "a", "--json")) == {"removed": 2}
-    assert run("cache", "clear") == (0, "removed 2 embeddings\n", "")
+    assert only_json(run("cache", "clear", "a", "--json")) == {"removed": 2, "tuned": 0}
+    assert run("cache", "clear") == (0, "removed 2 embeddings and 0 tuned models\n", "")
     assert only_json(run("cache", "--json"))["entries"] == 0
+
+
+def test_cache_of_tuned_models(run: Run, cache: Path, small_bench: Workbench):
+    """They are shown beside the embeddings, and cleared with them or by themselves."""
+    import numpy as np
+
+    def tune() -> None:
+        kept = EmbeddingCache(cache)
+        kept.put("a", [b"1" * 16], np.ones((1, 4), np.float32))
+        kept.close()
+        bench = Workbench(
+            small_bench.encoder,
+            cache=EmbeddingCache(cache),
+            recipe=Recipe(tuning="head", examples=16, epochs=1, least_steps=1),
+        )
+        bench.tuned(toy_task(n=16))
+
+    assert only_json(run("cache", "--json"))["tuned"]["models"] == 0
+    tune()
+    tuned = only_json(run("cache", "--json"))["tuned"]
+    (file,) = (cache / "tuned").glob("*.safetensors")
+    assert (tuned["models"], tuned["bytes"]) == (1, file.stat().st_size)
+    assert Path(tuned["path"]) == cache / "tuned"
+    assert "1 tuned models" in run("cache").out
+    assert only_json(run("cache", "clear", "a", "--json")) == {"removed": 1, "tuned": 0}
+    assert file.exists()
+    assert only_json(run("cache", "clear", "tuned", "--json")) == {"removed": 0, "tuned": 1}
+    assert not file.exists()
+    tune()
+    assert only_json(run("cache", "clear", "--json")) == {"removed": 1, "tuned": 1}
+    assert only_json(run("cache", "--json"))["tuned"]["models"] == 0
 
 
 def test_example(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,32 +1,51 @@
-"""``taskscout cache``: look at the embedding cache, and clear it."""
+"""``taskscout cache``: look at kept embeddings and tuned models, and clear them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taskscout.cli.console import stdout
 
-cache = typer.Typer(help="Look at the embedding cache, or clear it.")
+if TYPE_CHECKING:
+    from taskscout.models.cache import EmbeddingCache
+    from taskscout.models.tuned_store import TunedStore
+
+cache = typer.Typer(help="Look at kept embeddings and tuned models, or clear them.")
+
+#: What ``clear`` takes for the tuned models, beside the names of spaces.
+TUNED = "tuned"
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 
 
+def _stores() -> tuple[EmbeddingCache, TunedStore]:
+    from taskscout.models.cache import EmbeddingCache
+    from taskscout.models.tuned_store import FOLDER, TunedStore
+
+    embeddings = EmbeddingCache()
+    return embeddings, TunedStore(embeddings.folder / FOLDER)
+
+
 @cache.callback(invoke_without_command=True)
 def info(context: typer.Context, as_json: _Json = False) -> None:
-    """Show the embedding cache: where it is, how large, what is in it."""
+    """Show what is kept, embeddings and tuned models: where, how large, what is in it."""
     if context.invoked_subcommand is not None:
         return
     import json
     from dataclasses import asdict
 
-    from taskscout.models.cache import EmbeddingCache
-
-    found = EmbeddingCache().info()
+    embeddings, store = _stores()
+    found, tuned = embeddings.info(), store.info()
     if as_json:
         spaces = [{**asdict(s), "used": s.used.isoformat()} for s in found.spaces]
-        data = {**asdict(found), "path": str(found.path), "spaces": spaces}
+        data = {
+            **asdict(found),
+            "path": str(found.path),
+            "spaces": spaces,
+            "tuned": {**asdict(tuned), "path": str(tuned.path)},
+        }
         typer.echo(json.dumps(data, indent=1))
         return
     from rich.table import Table
@@ -48,22 +67,28 @@ def info(context: typer.Context, as_json: _Json = False) -> None:
             when = f"{s.used:%Y-%m-%d %H:%M} UTC"
             table.add_row(s.space, Text(s.label), f"{s.entries:,}", size(s.bytes), when)
         console.print(table)
+    used = f"{size(tuned.bytes)} of at most {size(tuned.max_bytes)}"
+    line = f"{tuned.path}: {tuned.models:,} tuned models, {used}"
+    console.print(line, markup=False, soft_wrap=True)
 
 
 @cache.command()
 def clear(
     space: Annotated[
-        str | None, typer.Argument(help="Only this embedding space; all of them by default.")
+        str | None,
+        typer.Argument(
+            help=f"Only this embedding space, or '{TUNED}' for the tuned models; all by default."
+        ),
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Remove cached embeddings and give the disk space back."""
+    """Remove cached embeddings and tuned models, and give the disk space back."""
     import json
 
-    from taskscout.models.cache import EmbeddingCache
-
-    removed = EmbeddingCache().clear(space)
+    embeddings, store = _stores()
+    removed = 0 if space == TUNED else embeddings.clear(space)
+    models = store.clear() if space in (None, TUNED) else 0
     if as_json:
-        typer.echo(json.dumps({"removed": removed}))
+        typer.echo(json.dumps({"removed": removed, "tuned": models}))
     else:
-        stdout().print(f"removed {removed:,} embeddings")
+        stdout().print(f"removed {removed:,} embeddings and {models:,} tuned models")

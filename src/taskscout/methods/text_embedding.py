@@ -27,7 +27,6 @@ from taskscout.models.encoder import Layers, Pooling
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
 
-
 #: Training texts, at most, where the forward pass serves this description alone. The mean of so
 #: many lies within 1/30 of the texts' spread of the mean of all.
 OWN_PASS = 1_000

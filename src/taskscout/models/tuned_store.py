@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,32 @@ log = logging.getLogger(__name__)
 #: Part of every file's name: what changes the outcome of tuning raises it.
 FORMAT = 1
 _META = "taskscout"
+#: Folder of the tuned models beside the embeddings.
+FOLDER = "tuned"
 #: Bytes all files together are kept below, by removing what was used longest ago.
 DEFAULT_MAX_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class TunedInfo:
+    """What a store of tuned models holds.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    bytes
+        Size of all files.
+    max_bytes
+        The size they are kept below.
+    models
+        How many there are.
+    """
+
+    path: Path
+    bytes: int
+    max_bytes: int
+    models: int
 
 
 class TunedStore:
@@ -137,15 +162,23 @@ class TunedStore:
         except OSError as error:
             self._tell(f"{self.folder} cannot be written; tuned models are not kept", error)
 
+    def info(self) -> TunedInfo:
+        """Tell what is kept."""
+        sizes = [p.stat().st_size for p in self._paths()]
+        return TunedInfo(self.folder, sum(sizes), self.max_bytes, len(sizes))
+
     def clear(self) -> int:
         """Remove all files, and say how many there were."""
-        paths = list(self.folder.glob("*.safetensors"))
+        paths = self._paths()
         for path in paths:
             path.unlink(missing_ok=True)
         return len(paths)
 
+    def _paths(self) -> list[Path]:
+        return list(self.folder.glob("*.safetensors"))
+
     def _evict(self, newest: Path) -> None:
-        files = [(p.stat(), p) for p in self.folder.glob("*.safetensors")]
+        files = [(p.stat(), p) for p in self._paths()]
         total = sum(s.st_size for s, _ in files)
         for status, path in sorted(files, key=lambda f: f[0].st_mtime_ns):
             if total <= self.max_bytes:

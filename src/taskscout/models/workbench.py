@@ -120,12 +120,7 @@ class Workbench:
         if not len(texts):
             return np.empty((0, self.encoder.dimension), np.float32)
         keys = [
-            hashlib.blake2b(
-                text.encode("utf-8", "surrogatepass")
-                + (b"" if pairs is None else b"\0" + pairs[i].encode("utf-8", "surrogatepass")),
-                digest_size=16,
-            ).digest()
-            for i, text in enumerate(texts)
+            text_key(text, None if pairs is None else pairs[i]) for i, text in enumerate(texts)
         ]
         known, found = self.cache.get(space, keys)
         if known is None:
@@ -284,9 +279,9 @@ class Workbench:
         folder = getattr(self.cache, "folder", None)
         if folder is None:
             return None
-        from taskscout.models.tuned_store import TunedStore
+        from taskscout.models.tuned_store import FOLDER, TunedStore
 
-        return TunedStore(Path(folder) / "tuned")
+        return TunedStore(Path(folder) / FOLDER)
 
     def tuned_embeddings(
         self, task: Task, split: str = "train", *, recipe: Recipe | None = None
@@ -312,6 +307,23 @@ class Workbench:
         )
         out: NDArray[np.float32] = self._once(key, make)
         return out
+
+
+def text_key(text: str, pair: str | None = None) -> bytes:
+    """Make the sixteen bytes by which the cache knows a text, or a text and its pair.
+
+    No two inputs share them: not a text with a NUL in it and a pair, nor two pairs cut at
+    different places. A plain text is known by its own bytes alone; all else is hashed apart,
+    with the length of the first part, so that what was once kept under the bytes joined by a
+    NUL is not found.
+    """
+    first = text.encode("utf-8", "surrogatepass")
+    if pair is None and b"\0" not in first:
+        return hashlib.blake2b(first, digest_size=16).digest()
+    kind = b"text" if pair is None else b"pair"
+    second = b"" if pair is None else pair.encode("utf-8", "surrogatepass")
+    joined = len(first).to_bytes(8, "little") + first + second
+    return hashlib.blake2b(joined, digest_size=16, person=kind).digest()
 
 
 def _order(task: Task, split: str) -> int:

@@ -23,7 +23,7 @@ from taskscout.methods.transferability import TUNED, describe_tuned
 from taskscout.models.encoder import Encoder
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool, Source, write_atomically
-from taskscout.tasks import Task
+from taskscout.tasks import Kind, Task
 from taskscout.tasks.overlap import SKETCH_SIZE, sketch, text_hashes
 from taskscout.tasks.task import SEQUENCE_KINDS
 
@@ -332,10 +332,17 @@ def build_pool(
     report(f"{len(names)} tasks, {len(names) - len(jobs)} done before, {len(jobs)} to do")
     for done, (job, reason) in enumerate(run(build_one, jobs, processes=processes), 1):
         report(f"{done}/{len(jobs)} {job.name}: {'left out, ' + reason if reason else 'added'}")
-    reasons = {
-        p.name.removesuffix(".left_out.json"): json.loads(p.read_text())
-        for p in pool.folder.glob("sources/*.left_out.json")
-    }
     pool = Pool.open(folder)
+    reasons = {n: _not_built(opened.kind(n)) for n in opened.names if n not in pool}
+    reasons |= {n: r for n, r in pool.left_out.items() if n not in pool and n not in names}
+    for path in pool.folder.glob("sources/*.left_out.json"):
+        reasons[path.name.removesuffix(".left_out.json")] = json.loads(path.read_text())
     pool.set_left_out(reasons)
     return pool
+
+
+def _not_built(kind: Kind) -> str:
+    """Say why a task of the catalogue is not in the pool, where nothing else is known."""
+    if kind in SEQUENCE_KINDS:
+        return "not built yet: taskscout pool build goes on where it stopped"
+    return f"of kind {kind}: {' and '.join(SEQUENCE_KINDS)} sources are built"
