@@ -423,19 +423,16 @@ class _Sources(Sequence[Description]):
         if at == len(self._names) and self._none is not None:
             return self._none
         name = self._names[at]
-        source = self._pool.source(name)
-        held = [k for k in self._keys if k == "card" or k in source.headers]
 
         def read(key: str) -> Description:
             if key == "card":
-                return Description(key, name, source.card.to_dict())
+                return Description(key, name, self._pool.source(name).card.to_dict())
             return self._pool.description(name, key)
 
-        return (
-            read(held[0])
-            if len(self._keys) == 1
-            else Joint("+".join(held), name, parts=Parts(held, read))
-        )
+        if len(self._keys) == 1:
+            return read(self._keys[0])
+        held = [k for k in self._keys if k == "card" or self._pool.header(name, k) is not None]
+        return Joint("+".join(held), name, parts=Parts(held, read))
 
 
 def _methods(
@@ -527,7 +524,8 @@ def _score(
     """Scores by source name, and of ``none`` where the method has one; and what it cost."""
     _check(method, target, pool, bench)
     keys = reads(method)
-    ready = [n for n in names if any(k == "card" or k in pool.source(n).headers for k in keys)]
+    described = {n for k in keys for n in (names if k == "card" else pool.described(k))}
+    ready = [n for n in names if n in described]
     wanted = " or ".join(repr(k) for k in keys)
     if not ready:
         raise MethodError(
@@ -563,8 +561,7 @@ def _offline_seconds(pool: Pool, names: Sequence[str], keys: Sequence[str]) -> f
     """Mean seconds to make the descriptions of these keys for one source."""
     totals = []
     for name in names:
-        source = pool.source(name)
-        headers = [source.headers[k] for k in keys if k in source.headers]
+        headers = [h for k in keys if (h := pool.header(name, k)) is not None]
         totals.append(sum(float(h.get("seconds", math.nan)) for h in headers))
     return float(np.mean(totals)) if totals else math.nan
 

@@ -18,21 +18,22 @@ A pool is a folder that holds
 ``WHAT-DIGEST.safetensors``
     a file that belongs to all sources together, such as a topic model over their terms.
 
-Both kinds of packed file are mapped into memory, not read: opening a pool reads the names, and a
-ranking the columns and rows it uses, whose pages are given back as it goes on. Their metadata
-holds a SHA-256 of all arrays. Loose and packed sources live side by side; a loose one of the same
-name wins. Format 1 kept what ``sources.safetensors`` holds in ``pool.json``, and names and shapes
-in the packed files' metadata; it is read as ever.
+Packed files are read by position: opening a pool reads the names, and a ranking the columns and
+rows it uses, so that what a process holds does not grow with the pool. Their metadata holds a
+SHA-256 of all arrays. Loose and packed sources live side by side; a loose one of the same name
+wins. Format 1 kept what ``sources.safetensors`` holds in ``pool.json``, and names and shapes in
+the packed files' metadata; it is read as ever.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -49,8 +50,6 @@ from taskscout.tasks import TaskCard
 FORMAT = 2
 _META = "taskscout"
 _TABLE = "sources.safetensors"
-#: Mapped bytes handed out before pages are given back.
-_HELD = 32 * 2**20
 #: NumPy's names of the types that safetensors files name so.
 _TYPES = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4",
@@ -155,54 +154,61 @@ class Source:
         return cls(TaskCard.from_dict(data["card"]), data["tuning"], data["headers"])
 
 
-class _Mapped:
-    """A safetensors file mapped into memory; its arrays are views that cannot be written to.
+class _File:
+    """A safetensors file of which parts are read by their position, when they are used.
 
-    safetensors' own reader copies what it hands out and keeps what it has touched; this one
-    reads nothing before it is used, and gives pages back.
+    safetensors' own reader maps the file and copies from the map, and what it has touched stays
+    counted as the process's memory; so would any map. Reading by position holds nothing.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with path.open("rb") as f:
-            self._map = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-        begin = 8 + int.from_bytes(self._map[:8], "little")
-        header = json.loads(self._map[8:begin])
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._closing = weakref.finalize(self, os.close, self._descriptor)
+        begin = 8 + int.from_bytes(self._read(0, 8), "little")
+        size = os.fstat(self._descriptor).st_size
+        if begin > size:
+            raise ValueError("the file is cut short")
+        header = json.loads(self._read(8, begin - 8))
         self.text: str = header.pop("__metadata__")[_META]
         self._where: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
         end = begin
         for name, entry in header.items():
             start, stop = (begin + at for at in entry["data_offsets"])
             dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
-            if stop - start != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
+            if stop - start != dtype.itemsize * math.prod(shape):
                 raise ValueError(f"{name} has another size than its shape")
             self._where[name] = dtype, shape, start
             end = max(end, stop)
-        if end != len(self._map):
-            raise ValueError(f"{len(self._map)} bytes, not {end}")
-        self._handed = 0
+        if end != size:
+            raise ValueError(f"{size} bytes, not {end}")
+
+    def _read(self, start: int, size: int) -> bytes:
+        if hasattr(os, "pread"):
+            data = os.pread(self._descriptor, size, start)
+        else:
+            os.lseek(self._descriptor, start, os.SEEK_SET)
+            data = os.read(self._descriptor, size)
+        if len(data) != size:
+            raise ValueError("the file is cut short")
+        return data
 
     def names(self, prefix: str) -> list[str]:
         """Names of arrays that begin so, without that."""
         return [n.removeprefix(prefix) for n in self._where if n.startswith(prefix)]
 
+    def length(self, name: str) -> int:
+        """Numbers in an array."""
+        return math.prod(self._where[name][1])
+
     def array(self, name: str) -> NDArray[Any]:
-        """One array."""
-        dtype, shape, start = self._where[name]
-        size = int(np.prod(shape, dtype=np.int64))
-        if size == 0:
-            return np.empty(shape, dtype)
-        return np.frombuffer(self._map, dtype, size, start).reshape(shape)
+        """One array, whole."""
+        return self.part(name, 0, self.length(name)).reshape(self._where[name][1])
 
-    def used(self, size: int) -> None:
-        """Count bytes handed out, and give pages back when they are many.
-
-        The views stay valid: a page that is used again is read again.
-        """
-        self._handed += size
-        if self._handed > _HELD and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._handed = 0
+    def part(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Some consecutive numbers of an array; they cannot be written to."""
+        dtype, _, begin = self._where[name]
+        width = dtype.itemsize
+        return np.frombuffer(self._read(begin + start * width, (stop - start) * width), dtype)
 
     @staticmethod
     def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -234,15 +240,15 @@ def _sound(path: Path) -> bool:
 class _Texts(Sequence[str]):
     """A column of texts, decoded one by one."""
 
-    def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
-        self._blob, self._ends = blob, ends
+    def __init__(self, read: Callable[[int, int], NDArray[np.uint8]], ends: NDArray[Any]) -> None:
+        self._read, self._ends = read, ends
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, row: Any) -> Any:
         start = int(self._ends[row - 1]) if row else 0
-        return self._blob[start : int(self._ends[row])].tobytes().decode()
+        return self._read(start, int(self._ends[row])).tobytes().decode()
 
     def filled(self) -> NDArray[np.int64]:
         """Rows whose text is not empty."""
@@ -250,14 +256,17 @@ class _Texts(Sequence[str]):
 
     def all(self) -> list[str]:
         """All texts."""
-        whole = self._blob.tobytes()
         ends = self._ends.tolist()
+        whole = self._read(0, ends[-1] if ends else 0).tobytes()
         return [whole[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
 
     @classmethod
-    def of(cls, file: _Mapped, column: str) -> _Texts:
-        """From a mapped file."""
-        return cls(file.array(column), file.array(f"{column}#ends"))
+    def of(cls, file: _File, column: str) -> _Texts:
+        """From a file."""
+        ends = file.array(f"{column}#ends")
+        if len(ends) and (ends[-1] != file.length(column) or (np.diff(ends, prepend=0) < 0).any()):
+            raise ValueError(f"{column} has another size than its texts")
+        return cls(lambda start, stop: file.part(column, start, stop), ends)
 
     @staticmethod
     def arrays(column: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -282,7 +291,7 @@ class _Table:
     def open(cls, path: Path) -> _Table:
         """From ``sources.safetensors``."""
         try:
-            file = _Mapped(path)
+            file = _File(path)
             names = [n for n in file.names("") if not n.endswith("#ends")]
             return cls({name: _Texts.of(file, name) for name in names})
         except _UNREADABLE as error:
@@ -310,7 +319,12 @@ class _Table:
         keys = sorted({key for source in sources for key in source.headers})
         arrays = cls.arrays(sources, keys)
         names = [n for n in arrays if not n.endswith("#ends")]
-        return cls({name: _Texts(arrays[name], arrays[f"{name}#ends"]) for name in names})
+
+        def texts(name: str) -> _Texts:
+            blob = arrays[name]
+            return _Texts(lambda start, stop: blob[start:stop], arrays[f"{name}#ends"])
+
+        return cls({name: texts(name) for name in names})
 
     def card(self, row: int) -> TaskCard:
         """A source's card."""
@@ -353,27 +367,27 @@ class _Packed:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = _Mapped(path)
+            self._file = _File(path)
             meta = json.loads(self._file.text)
             if "shapes" in meta:  # format 1
                 names, shapes = meta["sources"], meta["shapes"]
-                found = [(a, self._file.array(a), _shape_table(s)) for a, s in shapes.items()]
+                found = [(a, a, _shape_table(s)) for a, s in shapes.items()]
             else:
                 names = _Texts.of(self._file, "name").all()
                 found = [
-                    (a, self._file.array(f"data/{a}"), self._file.array(f"shape/{a}"))
+                    (a, f"data/{a}", self._file.array(f"shape/{a}"))
                     for a in self._file.names("data/")
                 ]
             self._at = {name: i for i, name in enumerate(names)}
             self._columns = []
-            for array, flat, table in found:
+            for array, kept, table in found:
                 axes = table[:, 1:]
                 used = np.arange(axes.shape[1]) < table[:, :1]
                 sizes = np.where(table[:, 0] < 0, 0, np.where(used, axes, 1).prod(1))
                 ends = np.concatenate([[0], np.cumsum(sizes)])
-                if len(table) != len(names) or ends[-1] != len(flat):
+                if len(table) != len(names) or ends[-1] != self._file.length(kept):
                     raise ValueError(f"{array} has another size than its shapes")
-                self._columns.append((array, flat, table, ends))
+                self._columns.append((array, kept, table, ends.tolist()))
         except _UNREADABLE as error:
             raise _unreadable_file(path, error) from error
 
@@ -381,14 +395,14 @@ class _Packed:
         return name in self._at
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """Arrays of one source: views of the mapped file."""
+        """Arrays of one source, read now."""
         row = self._at[name]
         out = {}
-        for array, flat, table, ends in self._columns:
+        for array, kept, table, ends in self._columns:
             count = int(table[row, 0])
             if count >= 0:
-                out[array] = flat[ends[row] : ends[row + 1]].reshape(table[row, 1 : 1 + count])
-        self._file.used(sum(a.nbytes for a in out.values()))
+                flat = self._file.part(kept, ends[row], ends[row + 1])
+                out[array] = flat.reshape(table[row, 1 : 1 + count])
         return out
 
     @staticmethod
@@ -399,7 +413,7 @@ class _Packed:
             found = [arrays.get(column) for _, arrays in described]
             out[f"shape/{column}"] = _shape_table([None if a is None else a.shape for a in found])
             out[f"data/{column}"] = np.concatenate([a.ravel() for a in found if a is not None])
-        _Mapped.write(path, out)
+        _File.write(path, out)
 
 
 def _shape_table(shapes: Sequence[Sequence[int] | None]) -> NDArray[np.int64]:
@@ -597,18 +611,14 @@ class Pool:
         return tuple(sorted(packed | loose))
 
     def description(self, name: str, key: str) -> Description:
-        """One description; arrays are read now, or of a packed source when they are used."""
-        row = None if name in self._added else self._table.at.get(name)
-        header = None if row is None else self._table.header(row, key)
+        """One description; arrays are read now."""
+        header = self.header(name, key)
         if header is None:
-            source = self.source(name)
-            if key not in source.headers:
-                raise PoolError(
-                    f"Source {name!r} has no description {key!r}.",
-                    f"It has {', '.join(sorted(source.headers))}.",
-                    "Choose a method that reads one of these, or describe the source again.",
-                )
-            header = dict(source.headers[key])
+            raise PoolError(
+                f"Source {name!r} has no description {key!r}.",
+                f"It has {', '.join(sorted(self.source(name).headers))}.",
+                "Choose a method that reads one of these, or describe the source again.",
+            )
         if name in self._loose:
             arrays = self._read_arrays(self._loose[name], key)
         else:
@@ -621,6 +631,12 @@ class Pool:
                 )
             arrays = packed.arrays(name)
         return Description(key, name, header, arrays)
+
+    def header(self, name: str, key: str) -> Mapping[str, Any] | None:
+        """The header of one description, without the others; None where there is none."""
+        if name in self._added or name not in self._table.at:
+            return self.source(name).headers.get(key)
+        return self._table.header(self._table.at[name], key)
 
     def descriptions(self, key: str, names: Sequence[str] | None = None) -> Descriptions:
         """Descriptions of one key, read one by one as a method walks over them."""
@@ -775,7 +791,7 @@ class Pool:
             described = [(n, self.description(n, key).arrays) for n in self.described(key)]
             _Packed.write(folder / f"packed-{key}.safetensors", described)
         sources = list(self)
-        _Mapped.write(folder / _TABLE, _Table.arrays(sources, keys))
+        _File.write(folder / _TABLE, _Table.arrays(sources, keys))
         header = {k: v for k, v in self._header.items() if k not in ("sources", "files")}
         self._write_header(folder, {**header, "format": FORMAT, "packed": len(sources)})
         packed = Pool.open(folder)
