@@ -1,0 +1,194 @@
+"""Several tasks at once: the mixing, the shared body, and a training that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskscout.errors import TransferError
+from taskscout.models.heads import sequence_model
+from taskscout.models.tuning import Recipe
+from taskscout.transfer.multitask import (
+    SharedModel,
+    check_tasks,
+    mixed_order,
+    mixing_shares,
+    tune_together,
+)
+from taskscout.transfer.strategies import transfer
+from tests.tiny import TOPICS, toy_task
+from tests.transfer.conftest import LEARNS, SHORT
+
+REVIEWS = toy_task("reviews", n=64, seed=1)
+ANIMALS = toy_task("animals", n=32, seed=2, words=TOPICS)
+STARS = toy_task("stars", n=48, seed=3, regression=True)
+TARGET = toy_task("target", n=24, seed=5)
+
+
+def test_shares_follow_the_power_of_the_sizes():
+    sizes = [100, 400]
+    np.testing.assert_allclose(mixing_shares(sizes), [0.2, 0.8])
+    np.testing.assert_allclose(mixing_shares(sizes, 2), [1 / 3, 2 / 3])
+    np.testing.assert_allclose(mixing_shares(sizes, np.inf), [0.5, 0.5])
+    for wrong in (0, -1, np.nan):
+        with pytest.raises(TransferError, match="temperature"):
+            mixing_shares(sizes, wrong)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(1, 4))
+def test_by_size_every_example_comes_once_an_epoch(sizes, epochs):
+    order = mixed_order(sizes, epochs=epochs, seed=1)
+    n = sum(sizes)
+    assert len(order) == n * epochs
+    for e in range(epochs):
+        epoch = Counter(map(tuple, order[e * n : (e + 1) * n].tolist()))
+        assert epoch == Counter((t, r) for t, size in enumerate(sizes) for r in range(size))
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=5),
+    st.sampled_from([1.0, 2.0, 5.0, float("inf")]),
+)
+def test_no_example_comes_again_before_all_others_of_its_task(sizes, temperature):
+    order = mixed_order(sizes, epochs=3, temperature=temperature, seed=2)
+    for task, size in enumerate(sizes):
+        rows = order[order[:, 0] == task, 1]
+        counts = np.bincount(rows, minlength=size)
+        assert counts.max() - counts.min() <= 1
+    drawn = np.bincount(order[:, 0], minlength=len(sizes)) / len(order)
+    assert np.abs(drawn - mixing_shares(sizes, temperature)).max() <= 1 / sum(sizes)
+
+
+def test_batches_mix_tasks():
+    order = mixed_order([200, 200, 200], epochs=1, seed=0)
+    batches = order[: 32 * 18].reshape(18, 32, 2)[:, :, 0]
+    assert min(len(set(b.tolist())) for b in batches) == 3
+
+
+def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_examples(tiny):
+    tasks = [REVIEWS, STARS]
+    body = tiny.load_model()
+    models = [sequence_model(t, tiny, body, seed=i).eval() for i, t in enumerate(tasks)]
+    shared = SharedModel(body, models, tiny).eval()
+    rows, labels = [], []
+    for task in tasks:
+        rows += tiny.tokenize(task.inputs("train")[0][:3])
+        labels += task.labels("train")[:3].tolist()
+    batch = tiny.pad(rows)
+    which = torch.tensor([0, 0, 0, 1, 1, 1])
+    with torch.no_grad():
+        got = shared(task=which, labels=torch.tensor(labels), **batch)["loss"]
+        alone = [
+            m(
+                labels=torch.tensor(labels)[which == i],
+                **{k: v[which == i] for k, v in batch.items()},
+            )
+            for i, m in enumerate(models)
+        ]
+    assert float(got) == pytest.approx(float(sum(a["loss"] for a in alone) / 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full", "bitfit", "prompt"])
+def test_one_body_learns_all_tasks(tiny, tuning):
+    rates = {"full": (1e-3, 1e-2), "prompt": (0.1, 1e-2)}.get(tuning, (1e-2, 1e-2))
+    recipe = Recipe(
+        tuning=tuning, learning_rate=rates[0], head_learning_rate=rates[1], least_steps=60,
+        **({"prompt_length": 8} if tuning == "prompt" else {}),
+    )  # fmt: skip
+    out = tune_together([REVIEWS, ANIMALS], tiny, recipe)
+    assert out.names == ("reviews", "animals")
+    assert out.trained_on == 96
+    assert sum(out.drawn) <= out.steps * recipe.batch_size
+    for task, model in zip((REVIEWS, ANIMALS), out.models, strict=True):
+        texts, _ = task.inputs("test")
+        outputs = model.predict(tiny.encode(texts, model=out.body))
+        assert (outputs.argmax(1) == task.labels("test")).mean() > 0.75, task.name
+
+
+def test_multitask_then_the_target(bench):
+    run = transfer(TARGET, [REVIEWS, ANIMALS], bench, strategy="multitask", source_recipe=LEARNS,
+                   recipe=Recipe(tuning="lora", least_steps=20))  # fmt: skip
+    assert run.sources == ("reviews", "animals")
+    assert run.source_examples == 96
+    alone = transfer(
+        TARGET, [], bench, strategy="none", recipe=Recipe(tuning="lora", least_steps=20)
+    )
+    assert run.score > alone.score
+    mixed = transfer(TARGET, [REVIEWS], bench, strategy="multitask", with_target=True)
+    assert mixed.source_examples == 32 + 24
+
+
+def test_the_same_seed_gives_the_same_model(tiny):
+    one, two = (tune_together([REVIEWS, STARS], tiny, SHORT) for _ in range(2))
+    for name, value in one.parameters.items():
+        np.testing.assert_array_equal(value, two.parameters[name])
+    other = tune_together([REVIEWS, STARS], tiny, replace(SHORT, seed=1))
+    assert any((value != other.parameters[n]).any() for n, value in one.parameters.items())
+
+
+def test_tasks_that_cannot_be_together():
+    with pytest.raises(TransferError, match="'reviews' is there twice"):
+        check_tasks([REVIEWS, REVIEWS])
+    with pytest.raises(TransferError, match="no tasks"):
+        check_tasks([])
+
+
+def test_a_budget_in_time_ends_training(tiny):
+    long = replace(SHORT, least_steps=0, epochs=20, examples=64)
+    out = tune_together([REVIEWS, STARS], tiny, long, budget_seconds=0.0)
+    assert out.steps == 1
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from taskscout.models.encoder import Encoder
+from taskscout.models.tuning import Recipe, digest
+from taskscout.transfer.multitask import tune_together
+from tests.tiny import toy_task
+encoder = Encoder(sys.argv[1], max_length=32, precision="fp32", device="cpu")
+tasks = [toy_task("reviews", n=64, seed=1), toy_task("stars", n=48, seed=3, regression=True)]
+recipe = Recipe(tuning="full", epochs=20, batch_size=8, learning_rate=1e-3)
+folder = Path(sys.argv[2]) if sys.argv[2] != "none" else None
+out = tune_together(tasks, encoder, recipe, folder=folder)
+print(json.dumps([digest(out.parameters), out.steps, out.drawn]))
+"""
+
+
+def test_a_training_that_is_killed_goes_on_and_ends_as_an_undisturbed_one(tiny, tmp_path: Path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    checkpoints = tmp_path / "checkpoints"
+
+    def start(folder: object) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tiny.folder), str(folder)],
+            stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    victim = start(checkpoints)
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
+        assert victim.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    again, undisturbed = start(checkpoints), start("none")
+    results = [
+        json.loads(p.communicate(timeout=200)[0].splitlines()[-1]) for p in (again, undisturbed)
+    ]
+    assert results[0] == results[1]
+    assert results[0][1] == 20 * 14
