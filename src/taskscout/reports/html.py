@@ -173,7 +173,7 @@ def _figure(traces: Sequence[Any], *, height: int, **layout: Any) -> str:
     figure.update_yaxes(automargin=True)
     figure.update_xaxes(automargin=True)
     text: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, config={"displaylogo": False}
+        full_html=False, include_plotlyjs=False, config={"displayModeBar": False}
     )
     return text
 

@@ -1,0 +1,211 @@
+"""``taskscout study`` as a user meets it: what it prints where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from taskscout.cli import main
+from taskscout.tasks.catalogue import ENVIRONMENT_VARIABLE
+from tests.small import SOURCES
+from tests.tiny import toy_task
+
+TARGETS = ("films", "plots")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TASKSCOUT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+
+    def _run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["taskscout", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return _run
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """Two settings, two sizes, two seeds; the target-only runs have no strategy."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for tuning in ("full", "lora"):
+        for size in (20, 60):
+            for target in TARGETS:
+                for source in ("none", *SOURCES):
+                    for seed in (0, 1):
+                        rows.append(
+                            {
+                                "source": source,
+                                "target": target,
+                                "encoder": "tiny",
+                                "strategy": "none" if source == "none" else "sequential",
+                                "tuning": tuning,
+                                "size": size,
+                                "seed": seed,
+                                "score": float(rng.uniform(0.5, 0.9)),
+                                "seconds": 5.0,
+                            }
+                        )
+    path = tmp_path / "grid.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    """A catalogue of the two targets."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    entries = []
+    for seed, name in enumerate(TARGETS):
+        task = toy_task(name, seed=50 + seed, n=80)
+        parts = [
+            t.append_column("split", pa.array([s] * t.num_rows)) for s, t in task.tables.items()
+        ]
+        pq.write_table(pa.concat_tables(parts), folder / f"{name}.parquet")
+        entries.append(
+            {
+                "task_id": name,
+                "kind": "classification",
+                "category": "sentiment",
+                "file": f"{name}.parquet",
+                "label_names": list(task.label_names),
+            }
+        )
+    (folder / "tasks.json").write_text(json.dumps({"tasks": entries}))
+    return folder
+
+
+@pytest.fixture
+def ours(catalogue, small_pool, small_bench):
+    return [
+        "--catalogue", catalogue, "--pool", small_pool.folder,
+        "--encoder", small_bench.encoder.folder, "--max-length", "32",
+    ]  # fmt: skip
+
+
+CHOSEN = ("--where", "strategy=sequential", "--where", "tuning=lora", "--where", "size=60")
+
+
+def test_run(run, grid, ours, tmp_path):
+    out = tmp_path / "results" / "study"
+    code, said, err = run(
+        "study", "run", grid, *CHOSEN, *ours, "--method", "esm-logme,size", "--method",
+        "taskshop(vocabulary)", "--out", out, "--title", "Tiny",
+    )  # fmt: skip
+    assert code == 0, err
+    for word in ("esm-logme", "size", "source-prior", "random order", "split-half ceiling"):
+        assert word in said
+    assert "4 sources, 2 targets, 2 seeds" in said
+    assert "written to" in err
+    assert {p.name for p in out.iterdir()} == {
+        "scores.parquet", "scores.csv", "metrics.parquet", "metrics.csv", "differences.csv",
+        "study.json", "table.md", "report.html",
+    }  # fmt: skip
+    assert "<title>Tiny</title>" in (out / "report.html").read_text()
+    assert (out / "table.md").read_text().startswith("| method |")
+    scores = pq.read_table(out / "scores.parquet").to_pylist()
+    runs = pq.read_table(grid).to_pylist()
+    row = next(r for r in scores if (r["source"], r["target"]) == ("topics", "films"))
+    true = [
+        r["score"]
+        for r in runs
+        if (r["source"], r["target"], r["tuning"], r["size"]) == ("topics", "films", "lora", 60)
+    ]
+    assert row["true_score"] == pytest.approx(100 * np.mean(true))
+
+
+def test_json_alone_on_stdout(run, grid, ours):
+    code, said, _ = run(
+        "study", "run", grid, *CHOSEN, *ours, "--method", "size", "--metric",
+        "regret@1,spearman", "--by", "spearman", "--json",
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads(said)
+    assert list(found["metrics"]) == ["spearman", "regret@1"]
+    assert found["settings"] == {
+        "grid": "grid.parquet", "strategy": "sequential", "tuning": "lora", "size": "60"
+    }  # fmt: skip
+    assert found["seeds"] == [0, 1]
+    assert {r["method"] for r in found["rows"]} == {
+        "size", "source-prior", "random order", "split-half ceiling"
+    }  # fmt: skip
+    assert found["costs"]["size"]["seconds_per_target"] > 0
+
+
+def test_ready_made_scores_need_no_data(run, grid, tmp_path):
+    path = tmp_path / "scores.csv"
+    rows = [f"mine,{t},{s},{i}" for t in TARGETS for i, s in enumerate(SOURCES)]
+    path.write_text("method,target,source,score\n" + "\n".join(rows) + "\n")
+    code, said, err = run("study", "run", grid, *CHOSEN, "--predictions", path, "--json")
+    assert code == 0, err
+    assert "mine" in json.loads(said)["methods"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--where", "tuning"), "--where is 'tuning'"),
+        (("--where", "size=60", "--where", "size=20"), "has a value already"),
+        ((), "more than one tuning: full, lora"),
+        (("--where", "tuning=lora"), "--where size=20"),
+        ((*CHOSEN, "--metric", "accuracy"), "no metric 'accuracy'"),
+        ((*CHOSEN, "--unit", "points"), "--unit is 'points'"),
+        ((*CHOSEN, "--method", "esm-logm"), "no method 'esm-logm'"),
+        ((*CHOSEN, "--method", "size"), "none of the 2 targets are at hand"),
+        ((*CHOSEN, "--exclude-overlap", "0.1"), "without a catalogue"),
+        ((*CHOSEN, "--column", "score=f1"), "no column 'f1'"),
+    ],
+)
+def test_mistakes(run, grid, small_pool, arguments, message):
+    code, said, err = run("study", "run", grid, "--pool", small_pool.folder, *arguments)
+    assert code == 2
+    assert said == ""
+    assert message in " ".join(err.split())
+    assert "why:" in err
+    assert "do:" in err
+
+
+def test_a_missing_grid(run, tmp_path):
+    code, said, err = run("study", "run", tmp_path / "nothing.parquet")
+    assert (code, said) == (2, "")
+    assert "There is no file" in err
+
+
+def test_metrics(run):
+    code, said, _ = run("study", "metrics")
+    assert code == 0
+    assert "ndcg-rank" in said
+    code, said, _ = run("study", "metrics", "--json")
+    assert {m["name"] for m in json.loads(said)} >= {"regret@3", "negative-rate+none"}
+
+
+@pytest.mark.data
+def test_taskweb(run):
+    folder = Path(__file__).resolve().parents[3] / "shared" / "published"
+    if not folder.is_dir():
+        pytest.skip("no published results beside the repository")
+    code, said, _ = run("study", "taskweb", folder)
+    assert code == 0
+    line = next(line for line in said.splitlines() if line.startswith("taskshop_roe"))
+    assert line.split()[-3:] == ["71.54", "/", "2.66"]
+    code, said, _ = run("study", "taskweb", folder, "--json")
+    assert json.loads(said)["roe"]["all"]["ndcg"] == pytest.approx(64.52, abs=0.005)
+    code, _, err = run("study", "taskweb", folder / "elsewhere")
+    assert code == 2
+    assert "There is no file" in err
