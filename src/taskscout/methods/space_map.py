@@ -147,54 +147,68 @@ def fit_map(
     rank: int | None = 16,
     strengths: Sequence[float] = STRENGTHS,
 ) -> SpaceMap:
-    """Fit a space map in closed form.
+    """Fit a space map in closed form; see :func:`fit_maps`."""
+    return fit_maps(train, held_out, ranks=(rank,), strengths=strengths)[0]
+
+
+def fit_maps(
+    train: Moments,
+    held_out: Moments,
+    *,
+    ranks: Sequence[int | None] = (16,),
+    strengths: Sequence[float] = STRENGTHS,
+) -> list[SpaceMap]:
+    """Fit space maps of several ranks in closed form, from one decomposition.
 
     Minimises |Y - X W - 1 b'|² + strength |W - s I|² over W and b, with s the best multiple of
-    the identity alone, for each strength; takes the strength with the least error on
-    ``held_out``; then keeps the best rank-r part of W - s I for the penalised fit
-    (reduced-rank regression: Izenman 1975).
+    the identity alone. The strength is the one whose full map has the least error on
+    ``held_out``; the errors of all of them follow from one eigendecomposition of X'X. Then the
+    best rank-r part of W - s I for the penalised fit is kept (reduced-rank regression: Izenman
+    1975), which the eigenvectors of one d × d matrix give for every r.
 
     Parameters
     ----------
     train, held_out
         Moments of disjoint rows.
-    rank
-        r, or None for a full map.
+    ranks
+        r of each map; None for a full one.
     strengths
         Ridge strengths to try, in units of the mean eigenvalue of the centred X'X.
 
     Returns
     -------
-    SpaceMap
+    One map per rank.
     """
     xx, xy = train.centred()
     d = len(xx)
     s = float(np.trace(xy) / max(np.trace(xx), 1e-300))
-    values, vectors = np.linalg.eigh(xx)
-    values = np.maximum(values, 0.0)
-    unit = values.mean()
-    # X'(Y - s X) in the eigenvectors of X'X on the left.
-    residual = vectors.T @ (xy - s * xx)
+    unit = max(float(np.trace(xx)), 1e-300) / d
+    left = xy - s * xx
     x_mean, y_mean = train.x / train.n, train.y / train.n
-
-    def at(strength: float) -> SpaceMap:
-        delta = vectors @ (residual / (values + strength * unit)[:, None])
+    strength = strengths[0]
+    if len(strengths) > 1:
+        values, vectors = np.linalg.eigh(xx)
+        scaled = [k * unit for k in strengths]
+        errors = _errors_of_full_maps(
+            held_out, x_mean, y_mean, s, vectors, vectors.T @ left, np.maximum(values, 0.0), scaled
+        )
+        strength = strengths[int(np.argmin(errors))]
+    delta = np.linalg.solve(xx + strength * unit * np.eye(d), left)
+    directions: Array | None = None
+    out = []
+    for rank in ranks:
         if rank is None or rank >= d:
             inner, outer = delta, np.eye(d)
         else:
-            # Leading right directions of delta in the metric X'X + strength.
-            half = np.sqrt(values + strength * unit)[:, None] * (vectors.T @ delta)
-            outer = np.linalg.eigh(half.T @ half)[1][:, ::-1][:, :rank]
+            if directions is None:
+                # Leading right directions of delta in the metric X'X + strength.
+                penalised = delta.T @ left
+                directions = np.linalg.eigh((penalised + penalised.T) / 2)[1][:, ::-1]
+            outer = directions[:, :rank]
             inner = delta @ outer
         offset = y_mean - s * x_mean - outer @ (inner.T @ x_mean)
-        return SpaceMap(s, inner, outer, offset, strength)
-
-    if rank is None or rank >= d:
-        errors = _errors_of_full_maps(
-            held_out, x_mean, y_mean, s, vectors, residual, values, [k * unit for k in strengths]
-        )
-        return at(strengths[int(np.argmin(errors))])
-    return min((at(k) for k in strengths), key=lambda m: m.mean_squared_error(held_out))
+        out.append(SpaceMap(s, inner, outer, offset, strength))
+    return out
 
 
 def _errors_of_full_maps(

@@ -37,7 +37,7 @@ from taskscout.methods.scores import (
     softmax,
     transrate,
 )
-from taskscout.methods.space_map import Moments, SpaceMap, fit_map, identity_map
+from taskscout.methods.space_map import Moments, SpaceMap, fit_maps, identity_map
 from taskscout.methods.statistics import Centring, TargetStatistics, target_statistics
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Kind, Task
@@ -209,8 +209,8 @@ class SpaceMapMethod(FeatureMethod):
                 Moments.of(base[:cut], tuned[:cut]),
                 Moments.of(base[cut:], tuned[cut:]),
             )
-        space_map = fit_map(train, held_out, rank=self.rank).half()
-        full = fit_map(train, held_out, rank=None)
+        low, full = fit_maps(train, held_out, ranks=(self.rank, None))
+        space_map = low.half()
         head = bench.tuned(source).model.head
         arrays = {"head.weight": head.weight, "head.bias": head.bias}
         return Description(
