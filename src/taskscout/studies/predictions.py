@@ -151,9 +151,34 @@ class Describer:
         fits = pool is not None and pool.encoder["fingerprint"] == bench.encoder.fingerprint
         self._pool = pool if fits else None
 
+    def prepare(self, source: str, methods: Iterable[Method]) -> None:
+        """Make what methods read of a source and the pool does not have, all at one sitting."""
+        task: Task | None = None
+        for method in methods:
+            for key in reads(method):
+                if self._in_pool(source, key) or (key, source) in self._made:
+                    continue
+                self._made[key, source] = None
+                if key == CARD:
+                    self._take_card(source)
+                    continue
+                maker = next((m for m in leaves(method) if key in reads(m)), None)
+                if maker is None or (tunes(maker) and not self._materials.tune):
+                    continue
+                task = task or self._materials.task(source)
+                if task is None:
+                    continue
+                self._make(task, maker)
+        if task is not None:
+            self._bench.forget(task)
+
     def get(self, source: str, method: Method) -> Description | None:
-        """What a method reads of a source; None where nothing of it can be had."""
-        held = [k for k in reads(method) if self._has(source, k, method)]
+        """What a method reads of a prepared source; None where nothing of it can be had."""
+        held = [
+            k
+            for k in reads(method)
+            if self._in_pool(source, k) or self._made.get((k, source)) is not None
+        ]
         if not held:
             return None
         if len(reads(method)) == 1:
@@ -167,13 +192,6 @@ class Describer:
             and key in self._pool.source(source).headers
         )
 
-    def _has(self, source: str, key: str, method: Method) -> bool:
-        if self._in_pool(source, key):
-            return True
-        if (key, source) not in self._made:
-            self._make(source, key, method)
-        return self._made[key, source] is not None
-
     def _read(self, source: str, key: str) -> Description:
         if self._in_pool(source, key):
             assert self._pool is not None
@@ -184,31 +202,22 @@ class Describer:
         assert made is not None  # get() only names what is there
         return made
 
-    def _make(self, source: str, key: str, method: Method) -> None:
-        """Describe a source, or note that it cannot be done."""
-        self._made[key, source] = None
-        if key == CARD:
-            card = self._materials.card(source)
-            if card is not None:
-                self._made[key, source] = Description(CARD, source, card.to_dict())
-                self.seconds[key, source] = 0.0
-            return
-        maker = next((m for m in leaves(method) if key in reads(m)), None)
-        if maker is None or (tunes(maker) and not self._materials.tune):
-            return
-        task = self._materials.task(source)
-        if task is None:
-            return
+    def _take_card(self, source: str) -> None:
+        card = self._materials.card(source)
+        if card is not None:
+            self._made[CARD, source] = Description(CARD, source, card.to_dict())
+            self.seconds[CARD, source] = 0.0
+
+    def _make(self, task: Task, maker: Method) -> None:
+        """Describe a source for one method, if that can be done."""
         start = time.perf_counter()
         try:
             described = split(maker.describe(task, self._bench))
         except TaskscoutError:
             return  # such as a kind of task that this method cannot describe
-        finally:
-            self._bench.forget(task)
         for each in described:
-            self._made[each.key, source] = each
-            self.seconds[each.key, source] = time.perf_counter() - start
+            self._made[each.key, task.name] = each
+            self.seconds[each.key, task.name] = time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -290,6 +299,10 @@ def predict(
     sizes: dict[str, list[int]] = {m.name: [] for _, m in usable}
     reasons: dict[str, dict[str, list[str]]] = {m.name: {} for _, m in usable}
     describer = Describer(materials, bench)
+    for j, source in enumerate(gains.sources):
+        if progress is not None:
+            progress("describing sources", j, s)
+        describer.prepare(source, [m for _, m in usable])
     missing, embedding = [], []
     embeds = any(m.cost not in _NO_EMBEDDING for _, m in usable)
     for i, name in enumerate(gains.targets):
