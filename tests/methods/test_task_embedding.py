@@ -236,7 +236,7 @@ def test_what_cannot_be_compared_has_no_score(bench: Workbench) -> None:
     others = [
         replace(sources[0], header={**sources[0].header, "encoder": "another"}),
         replace(sources[0], header={**sources[0].header, "tuning": "full"}),
-        replace(sources[0], header={**sources[0].header, "batch_size": 8}),
+        replace(sources[0], header={**sources[0].header, "batch_size": 4}),
         replace(sources[0], arrays={"pooled": sources[0].arrays["pooled"]}),
     ]
     scores = method.score(TARGET, [*others, *sources], bench)

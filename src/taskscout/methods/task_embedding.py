@@ -339,7 +339,9 @@ class TaskEmbeddingOutputs(TaskEmbedding):
 
     This is *not* the papers' method, which compares every parameter tensor too; it is the part
     of it that fits into a pool. By default the workbench's own tuned model is differentiated
-    (``tuning=None``), so a source that is in a pool costs one backward pass more.
+    (``tuning=None``), so a source that is in a pool costs one backward pass more; and 256 examples
+    are taken in batches of 8, which makes as many squares as 1,000 in batches of 32, at a quarter
+    of the cost.
 
     *Options.* ``examples``, ``batch_size``, ``tuning``.
 
@@ -357,7 +359,7 @@ class TaskEmbeddingOutputs(TaskEmbedding):
     parameters = False
 
     def __init__(
-        self, *, examples: int = 1000, batch_size: int = 32, tuning: Tuning | None = None
+        self, *, examples: int = 256, batch_size: int = 8, tuning: Tuning | None = None
     ) -> None:
         super().__init__(examples=examples, batch_size=batch_size, tuning=tuning)
 
