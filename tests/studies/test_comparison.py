@@ -302,6 +302,19 @@ def test_learned_methods_do_not_see_the_target(small_grid, shelf, small_pool, sm
     np.testing.assert_allclose(again.predicted[0].scores[0], asked.predicted[0].scores[0])
 
 
+def test_one_method_with_several_options(small_grid, shelf, small_pool, small_bench):
+    materials = Materials(shelf, small_pool)
+    texts = ["esm-logme", "esm-logme(compat=true)", "esm-logme"]
+    asked = predict(small_grid, texts, materials, small_bench)
+    assert [p.method for p in asked.predicted] == texts[:2]
+    one, other = (p.scores for p in asked.predicted)
+    assert not np.allclose(one, other, equal_nan=True)
+    from taskscout.methods.method import get_method
+
+    with pytest.raises(MethodError, match="size was asked for more than once"):
+        predict(small_grid, [get_method("size"), get_method("size")], materials, small_bench)
+
+
 def test_names_that_differ(small_grid, shelf, small_bench):
     renamed = replace(small_grid, targets=("zoo", "films"))
     with_name = Materials(shelf, None, names={"zoo": "animals"})

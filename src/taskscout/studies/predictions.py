@@ -259,7 +259,8 @@ def predict(
         The grid.
     methods
         As written on the command line, or made; ``all`` for every method that is not made of
-        others and, unless tuning is allowed, tunes nothing on the target.
+        others and, unless tuning is allowed, tunes nothing on the target. One method with several
+        options, ``esm-logme`` and ``esm-logme(compat=true)``, has a row for each.
     materials
         Where data and descriptions are.
     bench
@@ -270,45 +271,28 @@ def predict(
     Raises
     ------
     MethodError
-        If a method is unknown, or named twice.
+        If a method is unknown, or two made ones have one name.
     StudyError
         If no target's data are at hand.
     """
-    written = _written(methods, tune=materials.tune)
-    made = [_make(m, gains) for m in written]
-    named = [m.name for m in made]
-    twice = [n for n in named if named.count(n) > 1]
-    if twice:
-        raise MethodError(
-            f"{twice[0]} was asked for more than once.",
-            "A study has one row per name of a method.",
-            "Name it once.",
-        )
     notes: list[str] = []
-    usable = []
-    for text, method in zip(written, made, strict=True):
-        target_tuned = any(m.cost == "tuning" for m in leaves(method))
-        if target_tuned and not materials.tune:
-            notes.append(f"{method.name} is not shown: it tunes the encoder; allow it with --tune.")
+    usable: list[_Answers] = []
+    for each in _named(_written(methods, tune=materials.tune), gains):
+        if any(m.cost == "tuning" for m in leaves(each.method)) and not materials.tune:
+            notes.append(f"{each.name} is not shown: it tunes the encoder; allow it with --tune.")
         else:
-            usable.append((text, method))
-    t, s = len(gains.targets), len(gains.sources)
-    scores = {m.name: np.full((t, s), np.nan) for _, m in usable}
-    nones = {m.name: np.full(t, np.nan) for _, m in usable}
-    seconds: dict[str, list[float]] = {m.name: [] for _, m in usable}
-    sizes: dict[str, list[int]] = {m.name: [] for _, m in usable}
-    reasons: dict[str, dict[str, list[str]]] = {m.name: {} for _, m in usable}
+            usable.append(each)
     describer = Describer(materials, bench)
     for j, source in enumerate(gains.sources):
         if progress is not None:
-            progress("describing sources", j, s)
-        describer.prepare(source, [m for _, m in usable])
+            progress("describing sources", j, len(gains.sources))
+        describer.prepare(source, [a.method for a in usable])
     missing, embedding = [], []
-    embeds = any(m.cost not in _NO_EMBEDDING for _, m in usable)
+    embeds = any(a.method.cost not in _NO_EMBEDDING for a in usable)
     for i, name in enumerate(gains.targets):
-        target = materials.target(name)
         if progress is not None:
-            progress("scoring targets", i, t)
+            progress("scoring targets", i, len(gains.targets))
+        target = materials.target(name)
         if target is None:
             missing.append(name)
             continue
@@ -316,35 +300,13 @@ def predict(
         if embeds:
             bench.embeddings(target)
         embedding.append(time.perf_counter() - start)
-        others = [j for j, source in enumerate(gains.sources) if source != name]
-        for text, method in usable:
-            if target.kind not in method.kinds:
-                reasons[method.name].setdefault(f"targets of kind {target.kind}", []).append(name)
-                continue
-            found = [(j, describer.get(gains.sources[j], method)) for j in others]
-            known = [(j, d) for j, d in found if d is not None]
-            if not known:
-                reasons[method.name].setdefault("no source has what it reads", []).append(name)
-                continue
-            asked = _without(text, method, gains, name)
-            none = asked.none(bench)
-            sources = [d for _, d in known] + ([none] if none is not None else [])
-            start = time.perf_counter()
-            try:
-                values = asked.score(target, sources, bench)
-            except TaskscoutError as error:
-                reasons[method.name].setdefault(f"{error.found} {error.why}", []).append(name)
-                continue
-            seconds[method.name].append(time.perf_counter() - start)
-            scores[method.name][i, [j for j, _ in known]] = values[: len(known)]
-            if none is not None:
-                nones[method.name][i] = values[-1]
-            if not sizes[method.name]:
-                sizes[method.name] = [d.size for _, d in known]
+        for answers in usable:
+            answers.ask(i, target, describer, gains, bench)
         bench.forget(target)
-    if len(missing) == t:
+    if len(missing) == len(gains.targets):
         raise StudyError(
-            f"The data of none of the {t} targets are at hand ({', '.join(missing[:4])}…).",
+            f"The data of none of the {len(missing)} targets are at hand "
+            f"({', '.join(missing[:4])}…).",
             "Methods look at a target's texts.",
             "Give the catalogue that has them (--catalogue, or TASKSCOUT_DATA); a grid with other "
             "names is matched by --rename GRID=CATALOGUE.",
@@ -352,27 +314,96 @@ def predict(
     if missing:
         notes.append(f"no data for {_some(missing)}: not scored by any method")
     out = []
-    for _, method in usable:
-        why = reasons[method.name]
-        notes += [f"{method.name} leaves out {_some(n)}: {r}" for r, n in why.items()]
-        if np.isnan(scores[method.name]).all():
-            notes.append(f"{method.name} is not shown: it scores no pair of this grid")
-            continue
-        held = [j for j in range(s) if not np.isnan(scores[method.name][:, j]).all()]
-        if len(held) < s:
-            lost = [gains.sources[j] for j in range(s) if j not in held]
-            notes.append(f"{method.name} has no score for {_some(lost)}: they come last, tied")
-        out.append(
-            Predicted(
-                method.name,
-                scores[method.name],
-                nones[method.name],
-                float(np.mean(seconds[method.name])),
-                float(np.mean(sizes[method.name])),
-                _offline(describer, method, [gains.sources[j] for j in held]),
-            )
-        )
+    for answers in usable:
+        notes += answers.notes(gains)
+        if not np.isnan(answers.scores).all():
+            out.append(answers.predicted(describer, gains))
     return Asked(tuple(out), tuple(notes), float(np.mean(embedding)) if embedding else 0.0)
+
+
+class _Answers:
+    """What one method says of a grid, as it is asked target by target."""
+
+    def __init__(self, name: str, written: str | Method, method: Method, gains: Gains) -> None:
+        self.name, self.written, self.method = name, written, method
+        self.scores = np.full((len(gains.targets), len(gains.sources)), np.nan)
+        self.none = np.full(len(gains.targets), np.nan)
+        self.seconds: list[float] = []
+        self.sizes: list[int] = []
+        self.reasons: dict[str, list[str]] = {}
+
+    def ask(
+        self, i: int, target: Task, describer: Describer, gains: Gains, bench: Workbench
+    ) -> None:
+        """Ask for the scores of one target, or note why there are none."""
+        if target.kind not in self.method.kinds:
+            self.reasons.setdefault(f"targets of kind {target.kind}", []).append(target.name)
+            return
+        found = {
+            j: description
+            for j, source in enumerate(gains.sources)
+            if source != target.name
+            and (description := describer.get(source, self.method)) is not None
+        }
+        if not found:
+            self.reasons.setdefault("no source has what it reads", []).append(target.name)
+            return
+        method = _without(self.written, self.method, gains, target.name)
+        none = method.none(bench)
+        sources = [*found.values(), *([none] if none is not None else [])]
+        start = time.perf_counter()
+        try:
+            values = method.score(target, sources, bench)
+        except TaskscoutError as error:
+            self.reasons.setdefault(f"{error.found} {error.why}", []).append(target.name)
+            return
+        self.seconds.append(time.perf_counter() - start)
+        self.scores[i, list(found)] = values[: len(found)]
+        if none is not None:
+            self.none[i] = values[-1]
+        self.sizes = self.sizes or [d.size for d in found.values()]
+
+    def notes(self, gains: Gains) -> list[str]:
+        """What was left out, and why."""
+        out = [f"{self.name} leaves out {_some(n)}: {why}" for why, n in self.reasons.items()]
+        lost = [s for s, x in zip(gains.sources, self.scores.T, strict=True) if np.isnan(x).all()]
+        if len(lost) == len(gains.sources):
+            out.append(f"{self.name} is not shown: it scores no pair of this grid")
+        elif lost:
+            out.append(f"{self.name} has no score for {_some(lost)}: they come last, tied")
+        return out
+
+    def predicted(self, describer: Describer, gains: Gains) -> Predicted:
+        """All answers, and what they cost."""
+        held = [
+            s for s, x in zip(gains.sources, self.scores.T, strict=True) if not np.isnan(x).all()
+        ]
+        return Predicted(
+            self.name,
+            self.scores,
+            self.none,
+            float(np.mean(self.seconds)),
+            float(np.mean(self.sizes)),
+            _offline(describer, self.method, held),
+        )
+
+
+def _named(written: Sequence[str | Method], gains: Gains) -> list[_Answers]:
+    """Make methods; where two have one name, as with other options, each goes as it is written."""
+    made = [_make(w, gains) for w in written]
+    names = [m.name for m in made]
+    called = [
+        w if isinstance(w, str) and names.count(n) > 1 else n
+        for w, n in zip(written, names, strict=True)
+    ]
+    twice = [n for n in called if called.count(n) > 1]
+    if twice:
+        raise MethodError(
+            f"{twice[0]} was asked for more than once.",
+            "A study has one row per name of a method.",
+            "Name it once.",
+        )
+    return [_Answers(c, w, m, gains) for c, w, m in zip(called, written, made, strict=True)]
 
 
 def _written(methods: Iterable[str | Method], *, tune: bool) -> list[str | Method]:
