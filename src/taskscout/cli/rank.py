@@ -8,60 +8,49 @@ from typing import Annotated
 import typer
 
 from taskscout.cli.console import make_workbench, open_pool, progress, stdout, write_text
+from taskscout.cli.options import (
+    READ,
+    DropEmpty,
+    DropRare,
+    DropUnlabelled,
+    Encoder,
+    Encoding,
+    Label,
+    Layers,
+    MaxLength,
+    NoCache,
+    Pair,
+    Pooling,
+    Precision,
+    SplitColumn,
+    Text,
+)
 
-_READ = "Reading"
 _CHOICE = "Choosing sources"
-_MODEL = "Encoder"
 
 
 def rank(
     file: Annotated[Path, typer.Argument(help="Your dataset: CSV, TSV, JSONL, Parquet or Arrow.")],
-    text: Annotated[
-        str | None, typer.Option(help="Column of the text.", rich_help_panel=_READ)
-    ] = None,
-    pair: Annotated[
-        str | None, typer.Option(help="Column of the second text.", rich_help_panel=_READ)
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Column of the label.", rich_help_panel=_READ)
-    ] = None,
+    text: Text = None,
+    pair: Pair = None,
+    label: Label = None,
     task_kind: Annotated[
         str | None,
         typer.Option(
             help="classification or regression, where your labels leave it open.",
-            rich_help_panel=_READ,
+            rich_help_panel=READ,
         ),
     ] = None,
-    split_column: Annotated[
-        str | None,
-        typer.Option(help="Column that assigns rows to splits.", rich_help_panel=_READ),
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Of a text file.", rich_help_panel=_READ)] = "utf-8",
+    split_column: SplitColumn = None,
+    encoding: Encoding = "utf-8",
     max_characters: Annotated[
-        int, typer.Option(help="Longer texts are cut.", rich_help_panel=_READ)
+        int, typer.Option(help="Longer texts are cut.", rich_help_panel=READ)
     ] = 100_000,
-    drop_unlabelled: Annotated[
-        bool,
-        typer.Option(
-            "--drop-unlabelled", help="Leave out rows without a label.", rich_help_panel=_READ
-        ),
-    ] = False,
-    drop_empty: Annotated[
-        bool,
-        typer.Option(
-            "--drop-empty", help="Leave out rows with an empty text.", rich_help_panel=_READ
-        ),
-    ] = False,
-    drop_rare: Annotated[
-        bool,
-        typer.Option(
-            "--drop-rare",
-            help="Leave out classes with fewer than two examples.",
-            rich_help_panel=_READ,
-        ),
-    ] = False,
+    drop_unlabelled: DropUnlabelled = False,
+    drop_empty: DropEmpty = False,
+    drop_rare: DropRare = False,
     examples: Annotated[
-        int, typer.Option(min=2, help="Use at most this many rows.", rich_help_panel=_READ)
+        int, typer.Option(min=2, help="Use at most this many rows.", rich_help_panel=READ)
     ] = 1000,
     pool: Annotated[str, typer.Option(help="A pool folder.", rich_help_panel=_CHOICE)] = "builtin",
     method: Annotated[
@@ -125,28 +114,12 @@ def rank(
             rich_help_panel=_CHOICE,
         ),
     ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or hub id; the embedded MiniLM-L6 by default.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    pooling: Annotated[
-        str, typer.Option(help="mean, cls, pooler or last_token.", rich_help_panel=_MODEL)
-    ] = "mean",
-    layers: Annotated[str, typer.Option(help="last or mean.", rich_help_panel=_MODEL)] = "last",
-    max_length: Annotated[
-        int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=_MODEL)
-    ] = 128,
-    precision: Annotated[
-        str, typer.Option(help="auto, bf16 or fp32.", rich_help_panel=_MODEL)
-    ] = "auto",
-    no_cache: Annotated[
-        bool,
-        typer.Option(
-            "--no-cache", help="Neither read nor keep embeddings.", rich_help_panel=_MODEL
-        ),
-    ] = False,
+    encoder: Encoder = None,
+    pooling: Pooling = "mean",
+    layers: Layers = "last",
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
+    no_cache: NoCache = False,
     top: Annotated[int, typer.Option(min=1, help="Sources shown.")] = 10,
     costs: Annotated[
         bool, typer.Option("--costs", help="Also show what each method cost.")

@@ -16,6 +16,7 @@ from taskscout.cli.console import (
     stdout,
     write_text,
 )
+from taskscout.cli.options import Encoder, MaxLength, NoCache, Pooling
 
 if TYPE_CHECKING:
     from taskscout.tasks.catalogue import Catalogue
@@ -24,7 +25,6 @@ study = typer.Typer(help="Hold methods against a grid of real transfer.", no_arg
 
 _GRID = "The grid"
 _METHODS = "Methods and their material"
-_MODEL = "Encoder"
 #: Methods that read what every pool or catalogue has, and take no training.
 DEFAULT_METHODS = (
     "esm-logme,esm-linear-probe,nearest-example,sentence-embedding,text-embedding,"
@@ -124,24 +124,10 @@ def run(
             rich_help_panel=_METHODS,
         ),
     ] = False,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or hub id; the embedded MiniLM-L6 by default.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    pooling: Annotated[
-        str, typer.Option(help="mean, cls, pooler or last_token.", rich_help_panel=_MODEL)
-    ] = "mean",
-    max_length: Annotated[
-        int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=_MODEL)
-    ] = 128,
-    no_cache: Annotated[
-        bool,
-        typer.Option(
-            "--no-cache", help="Neither read nor keep embeddings.", rich_help_panel=_MODEL
-        ),
-    ] = False,
+    encoder: Encoder = None,
+    pooling: Pooling = "mean",
+    max_length: MaxLength = 128,
+    no_cache: NoCache = False,
     metric: Annotated[
         list[str] | None,
         typer.Option(help="One or several, separated by commas. See: taskscout study metrics"),

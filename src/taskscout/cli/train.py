@@ -12,6 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taskscout.cli.console import make_workbench, open_pool, progress, stderr, stdout
+from taskscout.cli.options import (
+    READ,
+    DropEmpty,
+    DropRare,
+    DropUnlabelled,
+    Encoder,
+    Encoding,
+    Label,
+    Layers,
+    MaxLength,
+    Pair,
+    Pooling,
+    Precision,
+    SplitColumn,
+    Text,
+)
 
 if TYPE_CHECKING:
     from taskscout.models.tuning import Recipe
@@ -23,10 +39,8 @@ if TYPE_CHECKING:
     from taskscout.transfer.origin import Origin
     from taskscout.transfer.strategies import Budget, Transfer
 
-_READ = "Reading"
 _SOURCES = "Sources"
 _HOW = "Training"
-_MODEL = "Encoder"
 #: Stands for "all": more rows than any target has.
 _ALL = 10**9
 #: A source that holds more than this share of the target's texts is not taken from a ranking.
@@ -153,62 +167,25 @@ def train(
             rich_help_panel=_HOW,
         ),
     ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Column of the text.", rich_help_panel=_READ)
-    ] = None,
-    pair: Annotated[
-        str | None, typer.Option(help="Column of the second text.", rich_help_panel=_READ)
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="Column of the label.", rich_help_panel=_READ)
-    ] = None,
+    text: Text = None,
+    pair: Pair = None,
+    label: Label = None,
     task_kind: Annotated[
         str | None,
         typer.Option(
-            help="The target's kind, where its columns leave it open.", rich_help_panel=_READ
+            help="The target's kind, where its columns leave it open.", rich_help_panel=READ
         ),
     ] = None,
-    split_column: Annotated[
-        str | None,
-        typer.Option(help="Column that assigns rows to splits.", rich_help_panel=_READ),
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Of a text file.", rich_help_panel=_READ)] = "utf-8",
-    drop_unlabelled: Annotated[
-        bool,
-        typer.Option(
-            "--drop-unlabelled", help="Leave out rows without a label.", rich_help_panel=_READ
-        ),
-    ] = False,
-    drop_empty: Annotated[
-        bool,
-        typer.Option(
-            "--drop-empty", help="Leave out rows with an empty text.", rich_help_panel=_READ
-        ),
-    ] = False,
-    drop_rare: Annotated[
-        bool,
-        typer.Option(
-            "--drop-rare",
-            help="Leave out classes with fewer than two examples.",
-            rich_help_panel=_READ,
-        ),
-    ] = False,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or hub id; the embedded MiniLM-L6 by default.", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    pooling: Annotated[
-        str, typer.Option(help="mean, cls, pooler or last_token.", rich_help_panel=_MODEL)
-    ] = "mean",
-    layers: Annotated[str, typer.Option(help="last or mean.", rich_help_panel=_MODEL)] = "last",
-    max_length: Annotated[
-        int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=_MODEL)
-    ] = 128,
-    precision: Annotated[
-        str, typer.Option(help="auto, bf16 or fp32.", rich_help_panel=_MODEL)
-    ] = "auto",
+    split_column: SplitColumn = None,
+    encoding: Encoding = "utf-8",
+    drop_unlabelled: DropUnlabelled = False,
+    drop_empty: DropEmpty = False,
+    drop_rare: DropRare = False,
+    encoder: Encoder = None,
+    pooling: Pooling = "mean",
+    layers: Layers = "last",
+    max_length: MaxLength = 128,
+    precision: Precision = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder where it exists.")
     ] = False,

@@ -1,0 +1,50 @@
+"""Options that several verbs have: how data are read, and which encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+READ, MODEL = "Reading", "Encoder"
+
+Text = Annotated[str | None, typer.Option(help="Column of the text.", rich_help_panel=READ)]
+Pair = Annotated[str | None, typer.Option(help="Column of the second text.", rich_help_panel=READ)]
+Label = Annotated[str | None, typer.Option(help="Column of the label.", rich_help_panel=READ)]
+SplitColumn = Annotated[
+    str | None, typer.Option(help="Column that assigns rows to splits.", rich_help_panel=READ)
+]
+Encoding = Annotated[str, typer.Option(help="Of a text file.", rich_help_panel=READ)]
+DropUnlabelled = Annotated[
+    bool,
+    typer.Option("--drop-unlabelled", help="Leave out rows without a label.", rich_help_panel=READ),
+]
+DropEmpty = Annotated[
+    bool,
+    typer.Option("--drop-empty", help="Leave out rows with an empty text.", rich_help_panel=READ),
+]
+DropRare = Annotated[
+    bool,
+    typer.Option(
+        "--drop-rare", help="Leave out classes with fewer than two examples.", rich_help_panel=READ
+    ),
+]
+
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or hub id; the embedded MiniLM-L6 by default.", rich_help_panel=MODEL
+    ),
+]
+Pooling = Annotated[
+    str, typer.Option(help="mean, cls, pooler or last_token.", rich_help_panel=MODEL)
+]
+Layers = Annotated[str, typer.Option(help="last or mean.", rich_help_panel=MODEL)]
+MaxLength = Annotated[
+    int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=MODEL)
+]
+Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32.", rich_help_panel=MODEL)]
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Neither read nor keep embeddings.", rich_help_panel=MODEL),
+]
