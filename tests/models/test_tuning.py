@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from taskscout.errors import DataError, ModelError
+from taskscout.errors import ModelError
 from taskscout.models.encoder import Encoder
 from taskscout.models.prompts import PromptedBody, prompt_vocabulary, with_prompt
 from taskscout.models.tuning import (
@@ -128,16 +128,6 @@ def test_prompts_learn_from_pairs_and_numbers(tiny: Encoder, tuning: Tuning) -> 
     numbers = tune(toy_task(regression=True), tiny, recipe(tuning, least_steps=100))
     assert numbers.scores["pearson"] > 0.6
     assert tune(toy_task(n=32, pairs=True), tiny, recipe(tuning)).scores
-
-
-def test_a_task_without_one_label_per_example_is_refused(tiny: Encoder) -> None:
-    import pyarrow as pa
-
-    from taskscout.tasks import Task
-
-    table = pa.table({"prompt": ["a"], "completion": ["b"]})
-    with pytest.raises(DataError):
-        tune(Task("t", "text_to_text", {"train": table}), tiny, Recipe(tuning="prompt"))
 
 
 # -- beginnings -------------------------------------------------------------------------

@@ -13,6 +13,11 @@ from torch import nn
 from taskscout.models.encoder import Encoder
 from taskscout.tasks import Task
 
+#: Metrics of classification; ``score`` is the first where none is named.
+CLASS_METRICS = ("accuracy_and_macro_f1", "accuracy", "macro_f1", "matthews")
+#: Metrics of regression; ``score`` is the first where none is named.
+NUMBER_METRICS = ("pearson_and_spearman", "pearson", "spearman")
+
 
 class SequenceModel(nn.Module):
     """An encoder body with pooling and a linear head, for classification and regression.
@@ -88,7 +93,9 @@ def sequence_model(task: Task, encoder: Encoder, body: nn.Module, *, seed: int) 
     return SequenceModel(body, encoder, task.n_classes)
 
 
-def score_of(task: Task, split: str, outputs: NDArray[np.floating[Any]]) -> dict[str, float]:
+def score_of(
+    task: Task, split: str, outputs: NDArray[np.floating[Any]], *, metric: str = ""
+) -> dict[str, float]:
     """Test scores of head outputs (n × outputs), as fractions.
 
     Classification: accuracy and macro-F1; ``score`` is their mean, and ``baseline`` the better
@@ -97,6 +104,10 @@ def score_of(task: Task, split: str, outputs: NDArray[np.floating[Any]]) -> dict
     / (p + q) with test frequency q). Regression: Pearson and Spearman correlation; ``score`` is
     their mean and ``baseline`` 0. ``error`` is the standard error of the accuracy, or of a
     correlation of 0.
+
+    With a ``metric`` of :data:`CLASS_METRICS` or :data:`NUMBER_METRICS`, ``score`` and
+    ``baseline`` are by it. Matthews' correlation, of which chance and majority have 0, is
+    measured only where it is asked for.
     """
     labels = task.labels(split)
     if task.kind == "regression":
@@ -111,7 +122,9 @@ def score_of(task: Task, split: str, outputs: NDArray[np.floating[Any]]) -> dict
         return {
             "pearson": pearson,
             "spearman": spearman,
-            "score": (pearson + spearman) / 2,
+            "score": {"pearson": pearson, "spearman": spearman}.get(
+                metric, (pearson + spearman) / 2
+            ),
             "baseline": 0.0,
             "error": 1 / math.sqrt(max(len(labels) - 3, 1)),
         }
@@ -127,8 +140,9 @@ def score_of(task: Task, split: str, outputs: NDArray[np.floating[Any]]) -> dict
     q = np.bincount(labels, minlength=task.n_classes) / len(labels)
     there = q > 0
     by_chance = float(p @ q), float(np.mean(2 * p[there] * q[there] / (p + q)[there]))
-    accuracy, macro_f1 = scores(outputs.argmax(1))
-    return {
+    predicted = outputs.argmax(1)
+    accuracy, macro_f1 = scores(predicted)
+    out = {
         "accuracy": accuracy,
         "macro_f1": macro_f1,
         "score": (accuracy + macro_f1) / 2,
@@ -136,3 +150,13 @@ def score_of(task: Task, split: str, outputs: NDArray[np.floating[Any]]) -> dict
         "baseline": max(sum(majority), sum(by_chance)) / 2,
         "error": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
     }
+    if metric == "matthews":
+        from sklearn.metrics import matthews_corrcoef
+
+        out["matthews"] = out["score"] = float(matthews_corrcoef(labels, predicted))
+        out["baseline"] = 0.0
+    elif metric in ("accuracy", "macro_f1"):
+        which = ("accuracy", "macro_f1").index(metric)
+        out["score"] = (accuracy, macro_f1)[which]
+        out["baseline"] = max(majority[which], by_chance[which])
+    return out

@@ -137,6 +137,16 @@ def with_prompt(
     ModelError
         If the encoder has too few positions for prompt and text, or does not take such a prompt.
     """
+    _check_positions(encoder, length)
+    torch.manual_seed(seed)
+    out = PromptedBody(body, length, place)
+    _try(out)
+    if place == "prompt":
+        _begin_as_words(out, encoder, seed)
+    return out
+
+
+def _check_positions(encoder: Encoder, length: int) -> None:
     positions = encoder._longest()
     if positions is not None and length + encoder.max_length > positions:
         raise ModelError(
@@ -145,15 +155,13 @@ def with_prompt(
             f"{encoder.model_id} has {positions}.",
             f"Give a prompt_length and a max_length that sum to {positions} at most.",
         )
-    torch.manual_seed(seed)
-    out = PromptedBody(body, length, place)
-    _try(out)
-    if place == "prompt":
-        ids = torch.from_numpy(prompt_vocabulary(encoder, length, seed))
-        with torch.no_grad():
-            words = body.get_input_embeddings().weight
-            out.vectors.copy_(words[ids.to(words.device)])
-    return out
+
+
+def _begin_as_words(body: PromptedBody, encoder: Encoder, seed: int) -> None:
+    ids = torch.from_numpy(prompt_vocabulary(encoder, body.length, seed))
+    with torch.no_grad():
+        words = body.base.get_input_embeddings().weight
+        body.vectors.copy_(words[ids.to(words.device)])
 
 
 def _try(body: PromptedBody) -> None:
@@ -178,3 +186,76 @@ def _try(body: PromptedBody) -> None:
             else "Use tuning 'lora'.",
         ) from error
     body.train(training)
+
+
+def is_language_model(body: Any) -> bool:
+    """Whether a body makes text: it has an output layer over the vocabulary."""
+    get = getattr(body, "get_output_embeddings", None)
+    return get is not None and get() is not None
+
+
+class PromptedLanguageModel(PromptedBody):
+    """A causal or sequence-to-sequence language model with a soft prompt before its input.
+
+    For a sequence-to-sequence model, before the input of its encoder, as in Lester et al. (2021).
+
+    Parameters
+    ----------
+    body
+        The language model; its own weights are frozen.
+    length
+        k, vectors in the prompt.
+    """
+
+    def __init__(self, body: nn.Module, length: int) -> None:
+        super().__init__(body, length, "prompt")
+        # peft freezes the transformer alone, not what stands on it.
+        self.base.requires_grad_(False)
+
+    def _embedded(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        words = self.base.get_input_embeddings()(input_ids)
+        prompt = self.peft.get_prompt(len(input_ids)).to(words.dtype)
+        ones = attention_mask.new_ones(len(input_ids), self.length)
+        return {
+            "inputs_embeds": torch.cat([prompt, words], 1),
+            "attention_mask": torch.cat([ones, attention_mask], 1),
+        }
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run the language model; the logits of a causal one have the prompt's before them."""
+        inputs = self._embedded(input_ids, attention_mask)
+        if labels is not None and not self.base.config.is_encoder_decoder:
+            none = labels.new_full((len(labels), self.length), -100)
+            labels = torch.cat([none, labels], 1)
+        return self.base(**inputs, labels=labels, **options)
+
+    def generate(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any
+    ) -> Any:
+        """Go on after prompt and input. What comes out has neither of them."""
+        return self.base.generate(**self._embedded(input_ids, attention_mask), **options)
+
+
+def with_language_prompt(
+    body: Any, encoder: Encoder, *, length: int, seed: int
+) -> PromptedLanguageModel:
+    """Put a soft prompt before a language model, at the start that all tasks of a seed share.
+
+    Raises
+    ------
+    ModelError
+        If the model has too few positions for prompt and text.
+    """
+    _check_positions(encoder, length)
+    torch.manual_seed(seed)
+    out = PromptedLanguageModel(body, length)
+    _begin_as_words(out, encoder, seed)
+    return out

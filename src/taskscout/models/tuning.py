@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,9 +21,16 @@ from numpy.typing import NDArray
 
 from taskscout.errors import ModelError
 from taskscout.models.encoder import Encoder
-from taskscout.models.heads import SequenceModel, score_of, sequence_model
-from taskscout.models.prompts import PromptedBody, with_peft, with_prompt
+from taskscout.models.prompts import (
+    PromptedBody,
+    is_language_model,
+    with_language_prompt,
+    with_peft,
+    with_prompt,
+)
 from taskscout.tasks import Task
+
+log = logging.getLogger(__name__)
 
 Tuning = Literal["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"]
 Arrays = dict[str, NDArray[np.float32]]
@@ -49,6 +56,10 @@ _DEFAULTS: dict[Tuning, _Defaults] = {
     "bitfit": _Defaults(2e-3, 2e-3),
     "head": _Defaults(1e-2, 1e-2),
 }
+
+
+#: Fields of a recipe that the first pools did not have.
+_LATER = ("metric", "early_stopping", "report_to", "accumulation", "max_steps")
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,22 @@ class Recipe:
     dropout
         In the encoder and before the head; None for the encoder's own and 0.1. Without any, a
         step takes a quarter less time on a CPU.
+    metric
+        What ``score`` is; empty for the kind's usual one. Classification:
+        ``accuracy_and_macro_f1`` (their mean, the usual one), ``accuracy``, ``macro_f1``,
+        ``matthews``. Regression: ``pearson_and_spearman``, ``pearson``, ``spearman``. Tagging:
+        ``entity_f1`` where labels mark entities, else ``accuracy_and_macro_f1``; ``accuracy``,
+        ``macro_f1``. Span QA: ``f1``, ``exact_match``. Multiple choice: ``accuracy``.
+        Text-to-text: ``exact_match`` where completions are short, else ``rouge_l``.
+    early_stopping
+        Evaluations on the validation split, at least one per epoch and four in all, without a
+        lower loss after which training ends; the best parameters are what is kept. 0 for none.
+    report_to
+        Where Trainer logs to, such as ``tensorboard`` or ``wandb``.
+    accumulation
+        Batches whose gradients are added up for a step.
+    max_steps
+        At most this many steps; 0 for as many as the epochs have.
     """
 
     tuning: Tuning = "lora"
@@ -106,6 +133,11 @@ class Recipe:
     checkpoints: tuple[float, ...] = ()
     test_examples: int = 500
     dropout: float | None = None
+    metric: str = ""
+    early_stopping: int = 0
+    report_to: str = "none"
+    accumulation: int = 1
+    max_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.tuning not in _DEFAULTS:
@@ -125,10 +157,25 @@ class Recipe:
                 "Leave 1 out: the end of training is always kept.",
             )
         object.__setattr__(self, "checkpoints", fractions)
+        for name, least in (("early_stopping", 0), ("accumulation", 1), ("max_steps", 0)):
+            if getattr(self, name) < least:
+                raise ModelError(
+                    f"{name} is {getattr(self, name)}.",
+                    "It counts evaluations, batches or steps.",
+                    f"Give {least} or more.",
+                )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {**asdict(self), "checkpoints": list(self.checkpoints)}
+        """Plain JSON types.
+
+        What came into recipes later is left out where it changes nothing, so that models kept
+        under an older recipe are still found.
+        """
+        later = {f.name: f.default for f in fields(self) if f.name in _LATER}
+        return {
+            **{k: v for k, v in asdict(self).items() if k not in later or v != later[k]},
+            "checkpoints": list(self.checkpoints),
+        }
 
     def with_tuning(self, tuning: Tuning) -> Recipe:
         """Take the data, batches and seed of this recipe, and another tuning's own rest."""
@@ -145,7 +192,7 @@ class TunedModel:
     Attributes
     ----------
     made
-        The model, or what makes it when it is first asked for.
+        The model, or a function that makes it when it is first asked for.
     recipe
         How it was tuned.
     parameters
@@ -162,14 +209,16 @@ class TunedModel:
     checkpoints
         The tuned parameters after fractions of training, as the recipe asks.
     scores
-        On the task's test split (see :func:`taskscout.models.heads.score_of`).
+        On the task's test split: the kind's metrics, ``score`` (one of them, by the recipe's
+        metric), ``baseline`` (what a trivial answer that looks at no text gets by it) and
+        ``error`` (standard error of the score over examples).
     seconds
         Time spent training.
     trained_on
         Number of training examples used.
     """
 
-    made: SequenceModel | Callable[[], SequenceModel]
+    made: Any
     recipe: Recipe
     parameters: Arrays
     initial: Arrays
@@ -180,9 +229,14 @@ class TunedModel:
     checkpoints: dict[float, Arrays] = field(default_factory=dict)
 
     @property
-    def model(self) -> SequenceModel:
-        """Body with adapters merged in, and head; :meth:`Encoder.encode` takes its ``body``."""
-        if not isinstance(self.made, SequenceModel):
+    def model(self) -> Any:
+        """Body with adapters merged in, and head; :meth:`Encoder.encode` takes its ``body``.
+
+        A :class:`taskscout.models.heads.SequenceModel` for classification and regression; else
+        what the kind's objective makes, with the same ``body`` and ``head`` (text-to-text: a
+        language model without a head of ours).
+        """
+        if not isinstance(self.made, torch.nn.Module):
             self.made = self.made()
         return self.made
 
@@ -221,7 +275,12 @@ def _within_budget(
     rows: list[dict[str, list[int]]], budget: int, order: NDArray[np.int64], prompt: int = 0
 ) -> NDArray[np.int64]:
     """Take the first entries of ``order`` whose token counts fit the budget (at least one)."""
-    total = np.cumsum([len(rows[i]["input_ids"]) + prompt for i in order])
+    return _fitting([len(row["input_ids"]) + prompt for row in rows], budget, order)
+
+
+def _fitting(lengths: list[int], budget: int, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Take the first entries of ``order`` whose lengths sum to the budget at most."""
+    total = np.cumsum([lengths[i] for i in order])
     return order[: max(1, int(np.searchsorted(total, budget, side="right")))]
 
 
@@ -238,6 +297,10 @@ def adapted(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
     if recipe.tuning == "full":
         return body
     if recipe.tuning in ("prompt", "p-tuning-v2"):
+        if is_language_model(body):
+            return with_language_prompt(
+                body, encoder, length=recipe.prompt_length, seed=recipe.seed
+            )
         return with_prompt(
             body,
             encoder,
@@ -256,7 +319,14 @@ def adapted(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
             target_modules=_MODULES[recipe.modules],
             exclude_modules=r".*pooler.*",
         )
-        return with_peft(body, config)
+        try:
+            return with_peft(body, config)
+        except ValueError as error:
+            raise ModelError(
+                f"{encoder.model_id} has none of the layers that LoRA adapts.",
+                str(error).splitlines()[0],
+                "Use tuning 'full' or 'prompt'.",
+            ) from error
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(recipe.tuning == "bitfit" and name.endswith("bias"))
     if recipe.tuning == "bitfit" and not any(p.requires_grad for p in body.parameters()):
@@ -374,15 +444,18 @@ def tune(
     body: torch.nn.Module | None = None,
     start: Mapping[str, NDArray[Any]] | None = None,
     evaluate: str | None = "test",
+    folder: Path | None = None,
+    budget_seconds: float | None = None,
 ) -> TunedModel:
     """Tune ``encoder`` on the task's training split.
 
     Parameters
     ----------
     task
-        A classification or regression task.
+        A task of any kind.
     encoder
-        The model to start from, with its pooling.
+        The model to start from, with its pooling. For text-to-text, a causal or a
+        sequence-to-sequence language model.
     recipe
         Tuning, size, learning rate, seed.
     body
@@ -392,6 +465,12 @@ def tune(
         :class:`TunedModel` of the same recipe, as prompts are transferred.
     evaluate
         Split to score on, or None.
+    folder
+        Trainer's checkpoints are kept there, the last two (with early stopping: the last and the
+        best), and training goes on from the last whole one: a run that was killed ends with the
+        parameters and scores of one that was not.
+    budget_seconds
+        Training ends after the step that exceeds it.
 
     Returns
     -------
@@ -400,26 +479,36 @@ def tune(
     Raises
     ------
     DataError
-        If the task has no single label per example.
+        If a split has no rows or no text.
     ModelError
-        If the model cannot be tuned so, or the values to start from do not fit.
+        If the model cannot be tuned so, the values to start from do not fit, the folder holds
+        another run's checkpoints, or disk or GPU are too small.
     """
-    from transformers import Trainer, TrainingArguments, set_seed
-    from transformers.utils import logging
+    from transformers import set_seed
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    from taskscout.models.objectives import check_split, objective_of, unknown_labels
+    from taskscout.models.training import Run, train
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    check_split(task, "train")
+    if evaluate is not None and evaluate in task.tables:
+        check_split(task, evaluate)
+        unknown = unknown_labels(task, evaluate)
+        if unknown:
+            log.warning("%s", unknown)
     task = task.sample(recipe.examples, seed=recipe.seed)
-    texts, pairs = task.inputs("train")
-    labels = task.labels("train")
-    rows = encoder.tokenize(texts, pairs)
+    objective = objective_of(task, encoder, recipe)
+    examples = objective.rows("train")
     set_seed(recipe.seed)
-    shuffled = np.random.default_rng(recipe.seed).permutation(len(rows))
+    shuffled = np.random.default_rng(recipe.seed).permutation(len(examples))
     prompt = recipe.prompt_length if recipe.tuning == "prompt" else 0
-    chosen = _within_budget(rows, recipe.tokens, shuffled, prompt)
-    data = [{**rows[i], "labels": labels[i].item()} for i in chosen]
+    lengths = [sum(objective.length(row) + prompt for row in rows) for rows in examples]
+    chosen = _fitting(lengths, recipe.tokens, shuffled)
+    data = [row for i in chosen for row in examples[i]]
 
-    body = _ready_to_train(body if body is not None else encoder.load_model(), encoder, recipe)
+    body = _ready_to_train(body if body is not None else objective.load_body(), encoder, recipe)
     tuned_body = adapted(body, encoder, recipe)
     if start is not None:
         put_parameters(tuned_body, encoder, recipe, start)
@@ -427,58 +516,26 @@ def tune(
     initialisation = digest(initial)
     if recipe.tuning == "full":
         initial = {}
-    model = sequence_model(task, encoder, tuned_body, seed=recipe.seed)
-    if recipe.dropout is not None:
-        model.dropout.p = recipe.dropout
+    model = objective.model(tuned_body)
+    if recipe.dropout is not None and isinstance(getattr(model, "dropout", None), torch.nn.Dropout):
+        model.dropout.p = recipe.dropout  # type: ignore[union-attr]
 
-    def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = encoder.tokenizer.pad(
-            [{k: v for k, v in item.items() if k != "labels"} for item in items],
-            return_tensors="pt",
-            return_attention_mask=True,
-        )
-        return {**batch, "labels": torch.tensor([item["labels"] for item in items])}
-
-    steps_per_epoch = -(-len(data) // recipe.batch_size)
-    epochs = min(20, max(recipe.epochs, -(-recipe.least_steps // steps_per_epoch)))
-    checkpoints: dict[float, Arrays] = {}
-    with tempfile.TemporaryDirectory(prefix="taskscout-") as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            warmup_steps=0.06,
-            train_sampling_strategy="group_by_length",
-            bf16=encoder.resolved_precision == "bf16",
-            use_cpu=encoder.device.type == "cpu",
-            seed=recipe.seed,
-            data_seed=recipe.seed,
-            save_strategy="no",
-            eval_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_num_workers=0,
-            dataloader_pin_memory=False,
-        )
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=data,
-            data_collator=collate,
-            optimizers=(_optimizer(model, recipe, encoder.device), None),
-        )
-        if recipe.checkpoints:
-            steps = {c: max(1, round(c * steps_per_epoch * epochs)) for c in recipe.checkpoints}
-            trainer.add_callback(
-                _keeper(steps, checkpoints, lambda: _arrays(tuned_body, encoder, recipe))
-            )
-        start_time = time.perf_counter()
-        with _frozen_in_half(tuned_body, encoder), contextlib.redirect_stdout(io.StringIO()):
-            trainer.train()  # it prints its summary
-        seconds = time.perf_counter() - start_time
+    run = Run(
+        model=model,
+        rows=data,
+        held=_held(task, encoder, recipe),
+        lengths=[objective.length(row) for row in data],
+        collate=objective.collate,
+        recipe=recipe,
+        encoder=encoder,
+        optimizer=lambda: _optimizer(model, recipe, encoder.device),
+        read=lambda: _arrays(tuned_body, encoder, recipe),
+        identity=_identity(task, encoder, recipe, initialisation) if folder is not None else "",
+        folder=folder,
+        budget_seconds=budget_seconds,
+    )
+    with _frozen_in_half(tuned_body, encoder):
+        trained = train(run)
 
     parameters = _arrays(tuned_body, encoder, recipe, copy=recipe.tuning != "full")
     if recipe.tuning == "lora":
@@ -487,13 +544,37 @@ def tune(
     scores: dict[str, float] = {}
     if evaluate is not None and evaluate in task.tables:
         task = task.sample(recipe.test_examples, split=evaluate, seed=recipe.seed)
-        texts, pairs = task.inputs(evaluate)
-        features = encoder.encode(texts, pairs, model=model.body)
-        scores = score_of(task, evaluate, model.predict(features))
+        objective = objective_of(task, encoder, recipe)
+        scores = objective.scores(evaluate, objective.predict(model, evaluate))
     return TunedModel(
-        model, recipe, parameters, initial, initialisation, scores, seconds, len(chosen),
-        checkpoints,
+        model, recipe, parameters, initial, initialisation, scores, trained.seconds, len(chosen),
+        trained.checkpoints,
     )  # fmt: skip
+
+
+def _held(task: Task, encoder: Encoder, recipe: Recipe) -> list[dict[str, Any]]:
+    """Make the validation rows that early stopping looks at; none without it."""
+    from taskscout.models.objectives import objective_of
+
+    if not recipe.early_stopping:
+        return []
+    if "validation" not in task.tables or not task.tables["validation"].num_rows:
+        log.warning(
+            "Task %r has no validation split, which early stopping looks at: training goes on to "
+            "its end.", task.name,
+        )  # fmt: skip
+        return []
+    task = task.sample(recipe.test_examples, split="validation", seed=recipe.seed)
+    return [row for rows in objective_of(task, encoder, recipe).rows("validation") for row in rows]
+
+
+def _identity(task: Task, encoder: Encoder, recipe: Recipe, initialisation: str) -> str:
+    """Tell a training from others: its data, model, beginning and recipe."""
+    splits = {s: task.tables[s] for s in ("train", "validation") if s in task.tables}
+    read = replace(task, tables=splits)
+    same = {k: v for k, v in recipe.to_dict().items() if k not in ("report_to", "test_examples")}
+    text = json.dumps([read.fingerprint, encoder.space, initialisation, same], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _ready_to_train(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
@@ -535,11 +616,9 @@ def _frozen_in_half(body: Any, encoder: Encoder) -> Iterator[None]:
             weight.data = data
 
 
-def _optimizer(
-    model: SequenceModel, recipe: Recipe, device: torch.device
-) -> torch.optim.Optimizer | None:
+def _optimizer(model: Any, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer | None:
     """Make AdamW with a rate for the head; None, the Trainer's own, where the rates agree."""
-    if recipe.head_learning_rate == recipe.learning_rate:
+    if recipe.head_learning_rate == recipe.learning_rate or not hasattr(model, "head"):
         return None
     model.to(device)
     rest = [p for p in model.body.parameters() if p.requires_grad]
@@ -549,22 +628,6 @@ def _optimizer(
     if rest:
         groups.append({"params": rest})
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0)
-
-
-def _keeper(
-    steps: Mapping[float, int], kept: dict[float, Arrays], read: Callable[[], Arrays]
-) -> Any:
-    """Make a callback that reads the parameters after given steps."""
-    from transformers import TrainerCallback
-
-    class Keeper(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
-            reached = [c for c, step in steps.items() if step == state.global_step]
-            if reached:
-                now = read()
-                kept.update(dict.fromkeys(reached, now))
-
-    return Keeper()
 
 
 def apply_adapter(model: Any, adapter: Mapping[str, NDArray[np.floating[Any]]]) -> Any:

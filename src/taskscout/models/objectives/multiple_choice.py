@@ -1,0 +1,140 @@
+"""Multiple choice: every choice is read after its text and gets one score."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from taskscout.models.encoder import Encoder
+from taskscout.models.objectives.objective import Objective, Row, mean_error, pad
+
+
+class ChoiceModel(nn.Module):
+    """An encoder body with pooling and a head of one output, run on every choice.
+
+    Parameters
+    ----------
+    body
+        The transformer, as :meth:`Encoder.load_model` returns it (or made ready for tuning).
+    encoder
+        Says how to pool.
+    """
+
+    def __init__(self, body: nn.Module, encoder: Encoder) -> None:
+        super().__init__()
+        self.body = body
+        self.encoder = encoder
+        self.dropout = nn.Dropout(0.1)
+        self.head = nn.Linear(encoder.dimension, 1)
+
+    def forward(
+        self, labels: torch.Tensor | None = None, *, there: torch.Tensor, **batch: Any
+    ) -> dict[str, torch.Tensor]:
+        """Logits (batch × choices; minus infinity where ``there`` is false), and the loss.
+
+        Inputs are batch × choices × tokens.
+        """
+        flat = {k: v.flatten(0, 1) for k, v in batch.items()}
+        scores = self.head(self.dropout(self.encoder.pooled(self.body, flat)))
+        logits = scores.float().reshape(there.shape).masked_fill(~there, -torch.inf)
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class MultipleChoice(Objective):
+    """Predictions are the scores of the choices, one array per example."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def usual_metric(self) -> str:
+        """Name the accuracy."""
+        return "accuracy"
+
+    def contexts(self, split: str) -> list[str]:
+        """What is read before each choice; a second text, mostly a question, comes first.
+
+        So that a long passage is cut and not its question.
+        """
+        texts: list[str] = self.task.column(split, "text")
+        if "text_pair" not in self.task.tables[split].column_names:
+            return texts
+        pairs = self.task.column(split, "text_pair")
+        return [f"{pair} {text}" if pair else text for text, pair in zip(texts, pairs, strict=True)]
+
+    def _flat(self, split: str) -> tuple[list[str], list[str], NDArray[np.int64]]:
+        """Text and choice of all choices, and where each example ends."""
+        choices = self.task.column(split, "choices")
+        contexts = self.contexts(split)
+        texts = [t for t, each in zip(contexts, choices, strict=True) for _ in each]
+        return texts, [c for each in choices for c in each], np.cumsum([len(c) for c in choices])
+
+    def rows(self, split: str) -> list[list[Row]]:
+        """Make one row per example, which holds a row per choice."""
+        texts, choices, ends = self._flat(split)
+        tokens = self.encoder.tokenize(texts, choices)
+        labels = self.task.column(split, "label")
+        begins = np.concatenate([[0], ends[:-1]]).tolist()
+        return [
+            [{"choices": tokens[a:b], "labels": label}]
+            for a, b, label in zip(begins, ends.tolist(), labels, strict=True)
+        ]
+
+    def length(self, row: Row) -> int:
+        """Count the tokens of all choices."""
+        return sum(len(choice["input_ids"]) for choice in row["choices"])
+
+    def collate(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        """Make a batch × choices × tokens; where choices are fewer, the first is repeated."""
+        most = max(len(row["choices"]) for row in rows)
+        filled = [
+            choice
+            for row in rows
+            for choice in row["choices"] + row["choices"][:1] * (most - len(row["choices"]))
+        ]
+        batch = {k: v.unflatten(0, (len(rows), most)) for k, v in pad(self.encoder, filled).items()}
+        counts = torch.tensor([len(row["choices"]) for row in rows])
+        batch["there"] = torch.arange(most) < counts[:, None]
+        batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        return batch
+
+    def model(self, body: nn.Module) -> nn.Module:
+        """Put a head of one output on a body."""
+        torch.manual_seed(self.recipe.seed)
+        return ChoiceModel(body, self.encoder)
+
+    def predict(self, model: Any, split: str) -> list[NDArray[np.float32]]:
+        """Scores of the choices of each example."""
+        texts, choices, ends = self._flat(split)
+        features = self.encoder.encode(texts, choices, model=model.body)
+        scores = features @ model.head.weight.detach().cpu().numpy()[0]
+        return np.split(scores, ends[:-1])
+
+    def _right(self, split: str, predictions: list[NDArray[Any]]) -> NDArray[np.float64]:
+        """Chance that each example is answered rightly; ties are broken at random."""
+        out = []
+        for scores, label in zip(predictions, self.task.column(split, "label"), strict=True):
+            best = np.flatnonzero(scores == scores.max())
+            out.append(float(label in best) / len(best))
+        return np.array(out)
+
+    def measures(self, split: str, predictions: list[NDArray[Any]]) -> dict[str, float]:
+        """Accuracy."""
+        return {"accuracy": float(self._right(split, predictions).mean())}
+
+    def trivial(self, split: str) -> list[Any]:
+        """Guess; or always take the place that was most often right in the training split."""
+        choices = self.task.column(split, "choices")
+        place = int(np.bincount(self.task.column("train", "label")).argmax())
+        return [
+            [np.zeros(len(c)) for c in choices],
+            [np.eye(len(c), max(place + 1, len(c)))[:, place] for c in choices],
+        ]
+
+    def error(self, split: str, predictions: list[NDArray[Any]]) -> float:
+        """Standard error of the accuracy."""
+        return mean_error(self._right(split, predictions))
