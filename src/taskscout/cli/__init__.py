@@ -15,6 +15,7 @@ from taskscout.cli.pool import pool
 from taskscout.cli.rank import rank
 from taskscout.cli.study import study
 from taskscout.cli.train import train
+from taskscout.cli.transfer_studies import multitask, zero_shot
 
 app = typer.Typer(
     name="taskscout",
@@ -30,6 +31,8 @@ app.command()(train)
 app.add_typer(pool, name="pool")
 app.add_typer(grid, name="grid")
 app.add_typer(study, name="study")
+study.command()(multitask)
+study.command("zero-shot")(zero_shot)
 app.command()(methods)
 app.add_typer(cache, name="cache")
 app.command()(example)

@@ -144,32 +144,26 @@ def zero_shot_outputs(
     pairs: Sequence[str] | None,
     label_names: Sequence[str],
     origins: Sequence[Origin],
+    models: Sequence[TunedModel],
     bench: Workbench,
     *,
-    source_recipe: Recipe | None = None,
-    fresh: bool = False,
     labels: Mapping[str, str] | None = None,
-    template: str = TEMPLATE,
-) -> tuple[Array, list[TunedModel]]:
-    """Outputs per label (n × T, higher is more likely), and the sources' models.
+) -> Array:
+    """Outputs per label (n × T, higher is more likely).
 
     Several sources answer by the mean of their probabilities. Without any, labels' names are
     compared with the texts.
     """
     if not origins:
-        return label_similarity(texts, pairs, label_names, bench, template=template), []
-    # Names are compared before anything is tuned.
-    for origin in origins:
-        match_labels(origin.card.label_names, label_names, labels, name=f"source {origin.name!r}")
-    models, total = [], np.zeros((len(texts), len(label_names)))
-    for origin in origins:
-        tuned = model_of(origin, bench, source_recipe, fresh=fresh)
-        models.append(tuned)
+        return label_similarity(texts, pairs, label_names, bench)
+    total = np.zeros((len(texts), len(label_names)))
+    for origin, tuned in zip(origins, models, strict=True):
+        names = origin.card.label_names or origin.task().label_names
         total += answers(
-            tuned, origin.card.label_names, texts, pairs, label_names, bench, labels=labels,
+            tuned, names, texts, pairs, label_names, bench, labels=labels,
             name=f"source {origin.name!r}",
         )  # fmt: skip
-    return total / len(origins), models
+    return total / len(origins)
 
 
 def model_of(
@@ -214,18 +208,22 @@ def zero_shot(
             "several sources cannot be averaged.",
             "Name one regression source.",
         )
+    if target.kind == "classification":
+        for origin in origins:
+            names = origin.card.label_names or origin.task().label_names
+            match_labels(names, target.label_names, labels, name=f"source {origin.name!r}")
+    models = [model_of(o, bench, source_recipe, fresh=fresh) for o in origins]
     begun = time.perf_counter()
     outputs: NDArray[np.floating]
     texts, pairs = target.inputs("test")
     if target.kind == "regression":
-        models = [model_of(origins[0], bench, source_recipe, fresh=fresh)]
         features = bench.encoder.encode(texts, pairs, model=models[0].model.body)
         outputs = models[0].model.predict(features)
     else:
-        outputs, models = zero_shot_outputs(
-            texts, pairs, target.label_names, origins, bench, source_recipe=source_recipe,
-            fresh=fresh, labels=labels,
-        )  # fmt: skip
+        outputs = zero_shot_outputs(
+            texts, pairs, target.label_names, origins, models, bench, labels=labels
+        )
+    scoring = time.perf_counter() - begun
     handed = _model_for_target(target, origins, models, bench, labels)
     trained = [m for o, m in zip(origins, models, strict=True) if fresh or not o.has_model]
     notes = () if origins else ("no source: the labels' names were compared with the texts",)
@@ -236,7 +234,7 @@ def zero_shot(
         tuning=models[0].recipe.tuning if models else tuning,
         seed=seed,
         scores=_scores(target, outputs),
-        seconds=time.perf_counter() - begun - sum(m.seconds for m in trained),
+        seconds=scoring,
         source_seconds=sum(m.seconds for m in trained),
         source_examples=sum(m.trained_on for m in trained),
         notes=notes,
@@ -272,7 +270,8 @@ def _model_for_target(
         weight = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         body, bias = bench.encoder.load_model(), np.zeros(len(names))
     elif len(models) == 1:
-        matched = match_labels(origins[0].card.label_names, target.label_names, labels)
+        known = origins[0].card.label_names or origins[0].task().label_names
+        matched = match_labels(known, target.label_names, labels)
         if (matched.sum(0) != 1).any():
             return None
         order = matched.argmax(0)

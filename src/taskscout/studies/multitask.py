@@ -1,0 +1,461 @@
+"""The study of Padmakumar et al. 2022: which sources to train on together, and at what cost.
+
+Mixtures of sources are trained together (:mod:`taskscout.transfer.multitask`), each once; then
+every target that no mixture has seen is tuned from each, over seeds. Mixtures are: all sources,
+each group of one kind, the first k of a ranking for the target, and random subsets of k. The
+target alone is the baseline. Beside each score stands what it cost in examples and seconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taskscout.errors import StudyError
+from taskscout.tasks import Task
+from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.transfer.multitask import Together, tune_together
+from taskscout.transfer.strategies import NONE, Start, check_target, scored, tune_task
+
+if TYPE_CHECKING:
+    from taskscout.models.tuning import Recipe
+    from taskscout.models.workbench import Workbench
+    from taskscout.pools.pool import Pool
+    from taskscout.tasks.catalogue import Catalogue
+
+#: Share of common texts above which a source is not used in a study with the target.
+MOST_OVERLAP = 0.01
+#: Kinds of mixtures, in the order of the tables.
+TYPES = (NONE, "all", "group", "related", "random")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sources that are trained together.
+
+    Attributes
+    ----------
+    type
+        One of :data:`TYPES`.
+    name
+        Of the group, the method, or the draw.
+    sources
+        Sorted names; none of them for the target alone.
+    targets
+        Targets it is tried on; a ranking's mixture serves its target only.
+    """
+
+    type: str
+    name: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target, tuned from one mixture by one seed.
+
+    ``examples`` and ``seconds`` are the mixture's training (examples counted once), before the
+    target's ``target_seconds``. ``score`` is a fraction.
+    """
+
+    type: str
+    name: str
+    sources: tuple[str, ...]
+    target: str
+    seed: int
+    score: float
+    examples: int
+    seconds: float
+    target_seconds: float
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells rows apart."""
+        return self.type, self.name, self.target, self.seed
+
+
+def group_of(task: Task) -> str:
+    """Kind and form of a task: what its head answers, and whether it reads one text or two."""
+    return f"{task.kind}, {'pairs' if task.is_pair else 'one text'}"
+
+
+def unseen(
+    sources: Iterable[str], targets: Sequence[str], catalogue: Catalogue
+) -> tuple[list[str], dict[str, str]]:
+    """Sources that are no target and share no texts with one, and why the others are not used."""
+    kept, left_out = [], {}
+    for name in sources:
+        shared = [
+            t
+            for t in targets
+            if max(
+                catalogue.shares_texts_with(name).get(t, 0.0),
+                catalogue.shares_texts_with(t).get(name, 0.0),
+            )
+            > MOST_OVERLAP
+        ]
+        if name in targets:
+            left_out[name] = "is a target"
+        elif catalogue.kind(name) not in SEQUENCE_KINDS:
+            left_out[name] = f"is of kind {catalogue.kind(name)}"
+        elif shared:
+            left_out[name] = f"shares texts with {', '.join(shared)}"
+        else:
+            kept.append(name)
+    return kept, left_out
+
+
+def mixtures(
+    tasks: Mapping[str, Task],
+    targets: Sequence[str],
+    related: Mapping[str, Mapping[str, Sequence[str]]],
+    *,
+    top: int,
+    draws: int,
+    seed: int = 0,
+) -> list[Mixture]:
+    """Every mixture of the study.
+
+    Parameters
+    ----------
+    tasks
+        Sources by name.
+    targets
+        Names of the targets.
+    related
+        Order of sources, best first, by method and target.
+    top
+        k of the related subsets and of the random ones.
+    draws
+        Number of random subsets.
+    seed
+        Of the draws.
+
+    Raises
+    ------
+    StudyError
+        If there are fewer than two sources or the subsets have none of them.
+    """
+    names = sorted(tasks)
+    if len(names) < 2 or not 0 < top <= len(names):
+        raise StudyError(
+            f"There are {len(names)} sources, and subsets of {top} are asked for.",
+            "A study of subsets needs at least two sources, and subsets no larger than all.",
+            "Name more sources, or give a smaller --top.",
+        )
+    out = [
+        Mixture(NONE, NONE, (), tuple(targets)),
+        Mixture("all", "all", tuple(names), tuple(targets)),
+    ]
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(group_of(tasks[name]), []).append(name)
+    out += [Mixture("group", g, tuple(members), tuple(targets)) for g, members in groups.items()]
+    for method, orders in related.items():
+        out += [
+            Mixture("related", f"{method}, top {top}", tuple(sorted(order[:top])), (target,))
+            for target, order in orders.items()
+        ]
+    rng = np.random.default_rng(seed)
+    for draw in range(draws):
+        chosen = rng.choice(names, size=top, replace=False)
+        out.append(
+            Mixture("random", f"draw {draw}", tuple(sorted(chosen.tolist())), tuple(targets))
+        )
+    return out
+
+
+def orders_by(
+    method: str,
+    tasks: Mapping[str, Task],
+    targets: Mapping[str, Task],
+    pool: Pool,
+    bench: Workbench,
+) -> dict[str, list[str]]:
+    """The order in which a method ranks the study's sources, per target.
+
+    Raises
+    ------
+    StudyError
+        If the pool lacks every source.
+    """
+    from taskscout.ranking import rank
+
+    others = [n for n in pool.names if n not in tasks]
+    if len(others) == len(pool):
+        raise StudyError(
+            f"The pool {pool.folder} holds none of the study's {len(tasks)} sources.",
+            f"{method} ranks sources by what a pool describes.",
+            "Build a pool of them: taskscout pool build --catalogue DIR --out POOL",
+        )
+    out = {}
+    for name, target in targets.items():
+        ranking = rank(target, pool, method, bench=bench, exclude=others)
+        out[name] = [r.name for r in ranking.sources if r.name in tasks and r.score == r.score]
+    return out
+
+
+@dataclass
+class MultitaskStudy:
+    """Rows of a study, and what follows from them."""
+
+    rows: list[Row] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One line per mixture type and name: mean score, spread over seeds, gain, cost.
+
+        ``gain`` is the mean over targets of the mean difference to ``none`` of the same seed;
+        ``sd`` the mean over targets of the standard deviation over seeds, as in the paper;
+        ``examples`` and ``seconds`` means over the targets' mixtures.
+        """
+        alone = {(r.target, r.seed): r.score for r in self.rows if r.type == NONE}
+        lines = []
+        for kind, name in dict.fromkeys(
+            (r.type, "any draw" if r.type == "random" else r.name) for r in self.rows
+        ):
+            rows = [r for r in self.rows if r.type == kind and (kind == "random" or r.name == name)]
+            targets = sorted({r.target for r in rows})
+            per_target: list[float] = []
+            spreads: list[float] = []
+            gains: list[float] = []
+            for target in targets:
+                of = [r for r in rows if r.target == target]
+                per_target.append(float(np.mean([r.score for r in of])))
+                by_draw = [[r.score for r in of if r.name == d] for d in {r.name for r in of}]
+                deviations = [np.std(x, ddof=1) if len(x) > 1 else np.nan for x in by_draw]
+                spreads.append(float(np.mean(deviations)))
+                paired = [r.score - alone.get((r.target, r.seed), np.nan) for r in of]
+                gains.append(float(np.mean(paired)))
+            lines.append(
+                {
+                    "type": kind,
+                    "name": name,
+                    "targets": len(targets),
+                    "sources": float(np.mean([len(r.sources) for r in rows])),
+                    "score": float(np.mean(per_target)),
+                    "sd": float(np.mean(spreads)),
+                    "gain": float(np.mean(gains)),
+                    "targets_gaining": int(np.sum(np.array(gains) > 0)),
+                    "examples": float(np.mean([r.examples for r in rows])),
+                    "seconds": float(np.mean([r.seconds for r in rows])),
+                    "target_seconds": float(np.mean([r.target_seconds for r in rows])),
+                }
+            )
+        return sorted(lines, key=lambda x: (TYPES.index(x["type"]), x["name"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "summary": self.summary(),
+            "rows": [asdict(r) for r in self.rows],
+            "left_out": self.left_out,
+        }
+
+    def markdown(self) -> str:
+        """The summary, and a table of targets by mixtures, in points."""
+        head = (
+            "| mixture | sources | targets | score | sd over seeds | gain over none | targets that "
+            "gain | examples | training together, s | target, s |\n" + "|---" * 10 + "|\n"
+        )
+        lines = [
+            f"| {_label(x['type'], x['name'])} | {x['sources']:.0f} | {x['targets']} | "
+            f"{100 * x['score']:.1f} | {100 * x['sd']:.1f} | {100 * x['gain']:+.1f} | "
+            f"{x['targets_gaining']} | {x['examples']:,.0f} | {x['seconds']:.0f} | "
+            f"{x['target_seconds']:.0f} |"
+            for x in self.summary()
+        ]
+        targets = sorted({r.target for r in self.rows})
+        columns = list(dict.fromkeys(_label(r.type, r.name) for r in self.rows))
+        wide = ["", "| target | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        for target in targets:
+            cells = []
+            for column in columns:
+                of = [r.score for r in self.rows
+                      if r.target == target and _label(r.type, r.name) == column]  # fmt: skip
+                cells.append(f"{100 * np.mean(of):.1f}" if of else "")
+            wide.append(f"| {target} | " + " | ".join(cells) + " |")
+        return head + "\n".join([*lines, *wide]) + "\n"
+
+
+def _label(kind: str, name: str) -> str:
+    return kind if kind == name else f"{kind}: {name}"
+
+
+def run_study(
+    tasks: Mapping[str, Task],
+    targets: Mapping[str, Task],
+    bench: Workbench,
+    planned: Sequence[Mixture],
+    *,
+    recipe: Recipe,
+    target_recipe: Recipe,
+    seeds: Sequence[int],
+    temperature: float = 1.0,
+    folder: Path | None = None,
+    report: Callable[[str], object] = str,
+) -> MultitaskStudy:
+    """Run what is missing of a study.
+
+    Parameters
+    ----------
+    tasks, targets
+        By name; a target may not be among the sources.
+    bench
+        Its encoder is where everything starts from.
+    planned
+        See :func:`mixtures`. One that equals another in its sources is trained once.
+    recipe
+        Of the training together; ``examples`` bounds each source.
+    target_recipe, seeds
+        Of the targets' tuning.
+    temperature
+        Of the mixing; the paper's is 1.
+    folder
+        Rows are appended to its ``rows.jsonl`` as they come, and those there are not run again.
+    report
+        Called with one line per row.
+
+    Raises
+    ------
+    StudyError
+        If a target is among the sources, or the folder holds another study.
+    """
+    seen = sorted(set(tasks) & set(targets))
+    if seen:
+        raise StudyError(
+            f"{seen[0]!r} is both a source and a target.",
+            "A study of transfer asks for targets that no training has seen.",
+            "Leave it out on one side.",
+        )
+    for each in targets.values():
+        check_target(each, NONE)
+    identity = {
+        "tasks": {n: t.fingerprint for n, t in sorted(tasks.items())},
+        "targets": {n: t.fingerprint for n, t in sorted(targets.items())},
+        "encoder": bench.encoder.space,
+        "recipe": recipe.to_dict(),
+        "target_recipe": target_recipe.to_dict(),
+        "temperature": temperature,
+    }
+    log = RowLog(folder, identity, lambda d: Row(**{**d, "sources": tuple(d["sources"])}))
+    done = {r.key: r for r in log.rows}
+    by_sources: dict[tuple[str, ...], list[Mixture]] = {}
+    for mixture in planned:
+        by_sources.setdefault(mixture.sources, []).append(mixture)
+    out = MultitaskStudy()
+    for sources, same in by_sources.items():
+        together: Together | None = None
+        made: dict[tuple[str, int], Row] = {}
+        for mixture in same:
+            for target in mixture.targets:
+                for seed in seeds:
+                    key = (mixture.type, mixture.name, target, seed)
+                    row = done.get(key)
+                    if row is None and (target, seed) in made:
+                        row = replace(made[target, seed], type=mixture.type, name=mixture.name)
+                        log.append(row)
+                    if row is None:
+                        if sources and together is None:
+                            report(f"training together: {', '.join(sources)}")
+                            together = tune_together(
+                                [tasks[n] for n in sources], bench.encoder, recipe,
+                                temperature=temperature,
+                            )  # fmt: skip
+                        row = _row(mixture, together, targets[target], bench, target_recipe, seed)
+                        log.append(row)
+                        report(
+                            f"{_label(row.type, row.name)} > {target}, seed {seed}: "
+                            f"{100 * row.score:.1f}"
+                        )
+                    made[target, seed] = row
+                    out.rows.append(row)
+    return out
+
+
+def _row(
+    mixture: Mixture,
+    together: Together | None,
+    target: Task,
+    bench: Workbench,
+    recipe: Recipe,
+    seed: int,
+) -> Row:
+    """Tune one target from one mixture."""
+    recipe = replace(recipe, seed=seed)
+    start = Start()
+    if together is not None:
+        body = together.body
+        start = Start(
+            mixture.name, together.recipe, together.parameters, lambda: copy.deepcopy(body)
+        )
+    given, values = start.for_tuning(recipe)
+    tuned = tune_task(target, bench.encoder, recipe, body=given, start=values)
+    scores = tuned.scores or scored(tuned, target, "test", bench.encoder)[1]
+    return Row(
+        mixture.type, mixture.name, mixture.sources, target.name, seed, float(scores["score"]),
+        together.trained_on if together else 0, together.seconds if together else 0.0,
+        tuned.seconds,
+    )  # fmt: skip
+
+
+class RowLog:
+    """Rows of a study in a file of JSON lines, so that a study that is stopped goes on.
+
+    Parameters
+    ----------
+    folder
+        Of ``rows.jsonl`` and ``identity.json``; None keeps nothing.
+    identity
+        What the rows depend on; a folder of another study is refused.
+    read
+        Makes a row of its plain form.
+
+    Raises
+    ------
+    StudyError
+        If the folder holds the rows of another study.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        identity: Mapping[str, Any],
+        read: Callable[[dict[str, Any]], Any],
+    ) -> None:
+        self.path = None if folder is None else folder / "rows.jsonl"
+        self.rows: list[Any] = []
+        if folder is None or self.path is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        known = folder / "identity.json"
+        text = json.dumps(identity, sort_keys=True, indent=1)
+        if known.is_file() and known.read_text() != text:
+            raise StudyError(
+                f"{folder} holds the rows of a study with other tasks or settings.",
+                "Rows of two studies cannot be told apart in one table.",
+                "Give another folder with --out, or remove that one.",
+            )
+        known.write_text(text)
+        if self.path.is_file():
+            lines = self.path.read_text().splitlines(keepends=True)
+            # A line that was cut short when the study was stopped is run again.
+            whole = [line for line in lines if line.endswith("\n")]
+            if len(whole) != len(lines):
+                self.path.write_text("".join(whole))
+            self.rows = [read(json.loads(line)) for line in whole]
+
+    def append(self, row: Any) -> None:
+        """Add a row; it is on disk when this returns."""
+        self.rows.append(row)
+        if self.path is not None:
+            with self.path.open("a") as f:
+                f.write(json.dumps(asdict(row)) + "\n")
+                f.flush()
