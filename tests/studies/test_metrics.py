@@ -330,7 +330,7 @@ def test_interval_agrees_with_theory():
     wide = interval(noisy, values.mean(), draws=4000)
     assert wide[1] - wide[0] > 1.8 * (high - low)
     assert np.mean(wide) == pytest.approx(values.mean(), abs=0.05)
-    assert np.isnan(interval(np.array([[1.0, np.nan]]), 1.0)).all()
+    assert np.isnan(interval(np.array([[1.0, 2.0, 3.0, 4.0, np.nan]]), 2.5)).all()
     assert interval(values[None], 3.0, low=2.99, high=3.01) == (2.99, 3.01)
 
 

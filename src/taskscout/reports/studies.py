@@ -47,27 +47,29 @@ def verdict(comparison: Comparison) -> list[str]:
     first = known[0]
     row = comparison.row(first, by.name)
     digits = digits_of(by)
-    out = [
+    floor = comparison.row(RANDOM, by.name).value
+    ends = interval(row.low, row.high, digits)
+    said = (
         f"{first} comes first by {by.name}: {number(row.value, digits)}"
-        f"{' ' + by.unit if by.unit else ''} "
-        f"({interval(row.low, row.high, digits)}), a random order "
-        f"{number(comparison.row(RANDOM, by.name).value, digits)}"
-        + (
-            f", the split-half ceiling {number(comparison.row(CEILING, by.name).value, digits)}."
-            if CEILING in comparison.values
-            else "."
-        )
-    ]
+        f"{' ' + by.unit if by.unit else ''}{f' ({ends})' if ends else ''}"
+    )
+    if (row.value > floor) == (by.better == "higher") and row.value != floor:
+        said += f"; a random order has {number(floor, digits)}"
+    else:
+        said += f", no better than the {number(floor, digits)} of a random order"
+    if CEILING in comparison.values:
+        said += f", the split-half ceiling {number(comparison.row(CEILING, by.name).value, digits)}"
+    out = [f"{said}."]
     apart = comparison.against(first)
     close = [m for m in known[1:] if m in apart and not apart[m].real]
     behind = [m for m in known[1:] if m in apart and apart[m].real]
     if known[1:]:
         out.append(
-            f"It is really better than {len(behind)} of the {len(known) - 1} others"
+            f"It is really better than {len(behind)} of the {len(known) - 1} other methods"
             + (f"; not told apart from it: {_some(close)}." if close else ".")
         )
-    floor = comparison.against(RANDOM)
-    better = [m for m in known if m in floor and floor[m].real and floor[m].better == m]
+    lowest = comparison.against(RANDOM)
+    better = [m for m in known if m in lowest and lowest[m].real and lowest[m].better == m]
     out.append(
         f"Really better than a random order: {_some(better)}."
         if better
@@ -178,9 +180,11 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     from rich.text import Text
 
     gains = comparison.gains
+    several = len(gains.seed_names) > 1
     console.print(
         f"{len(gains.sources)} sources, {len(gains.targets)} targets, "
-        f"{len(gains.seed_names)} seeds; 95% intervals over targets and seeds; controls in italics"
+        f"{len(gains.seed_names)} {'seeds' if several else 'seed'}; 95% intervals over targets"
+        f"{' and seeds' if several else ''}; controls in italics"
     )
     console.print()
     console.print(comparison_table(comparison))

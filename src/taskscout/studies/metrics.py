@@ -41,6 +41,8 @@ Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Gain = Literal["percent", "rank", "none"]
 
+#: Fewer targets get no bootstrap interval.
+LEAST_TARGETS = 5
 #: Elements of the largest intermediate arrays.
 _BLOCK = 4_000_000
 
@@ -780,11 +782,11 @@ def interval(
 
     Returns
     -------
-    Lower and upper end; NaN with fewer than two targets.
+    Lower and upper end; NaN with fewer than five targets, whose spread says too little.
     """
     values = values[:, ~np.isnan(values).all(0)]
     n = values.shape[1]
-    if n < 2 or np.isnan(estimate):
+    if n < LEAST_TARGETS or np.isnan(estimate):
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     of_target = rng.integers(n, size=(draws, n))
