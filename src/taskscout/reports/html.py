@@ -88,9 +88,9 @@ def study_page(comparison: Comparison) -> str:
             }
             for s in comparison.seed_study()
         ],
-        saved_what="training time"
+        saved_what="the training time"
         if not np.isnan(gains.seconds[~np.isnan(gains.mean_scores)]).any()
-        else "share of the pairs",
+        else "the share of pairs",
         notes=comparison.notes,
     )
 
