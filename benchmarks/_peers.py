@@ -56,7 +56,7 @@ class Side:
             cwd=Path(__file__).resolve().parents[1],
         )
 
-    def __call__(self, what: str, **arguments: Any) -> dict[str, Any]:
+    def __call__(self, what: str, /, **arguments: Any) -> dict[str, Any]:
         """Ask, and wait for the answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
