@@ -8,7 +8,8 @@ name and squad_v2 is a sample of 2,000 rows.
     python -m benchmarks.taskweb --published FOLDER
 
 ``FOLDER`` holds ``taskweb_grid.parquet`` and ``taskweb_predictions.csv``; by default
-``../shared/published``.
+``../shared/published``. ``--tune`` also tunes the sources that the built-in pool lacks, for the
+methods that read space maps.
 """
 
 from __future__ import annotations
@@ -115,10 +116,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--published", type=Path, default=ROOT.parent / "shared" / "published")
     parser.add_argument("--setting", default="t5l_finetune")
-    taskweb = read_taskweb(parser.parse_args().published, parser.parse_args().setting)
+    parser.add_argument("--tune", action="store_true", help="sources that the pool lacks")
+    options = parser.parse_args()
+    taskweb = read_taskweb(options.published, options.setting)
     data, pool, bench = catalogue(), Pool.builtin(), Workbench(progress=report)
     gains = taskweb.gains
-    materials = Materials(data, pool, sizes=SIZES, default_size=1000, names=NAMES, tune=True)
+    materials = Materials(
+        data, pool, sizes=SIZES, default_size=1000, names=NAMES, tune=options.tune
+    )
     texts = predict(gains, TEXTS, materials, bench, progress=report)
     everything = compare(gains, (*taskweb.predictions, *texts.predicted), metrics=METRICS)
 
@@ -166,7 +171,8 @@ for all {len(everything.differences)} pairs of methods.
 {seeds(everything)}
 
 Methods that read labels apply to classification and regression only: {len(block.targets)} targets,
-{len(sources)} sources that have a space map ({", ".join(sources)}); every method on the same pairs.
+{len(sources)} sources that have a space map{"" if options.tune else " in the built-in pool"}
+({", ".join(sources)}); every method on the same pairs.
 
 {with_intervals(part)}
 
@@ -176,7 +182,7 @@ Methods that read labels apply to classification and regression only: {len(block
         "TaskWeb: published methods and ours on published transfer",
         text,
         {
-            "setting": parser.parse_args().setting,
+            "setting": options.setting,
             "table": {
                 m: {c: list(v) for c, v in row.items()}
                 for m, row in taskweb_table(
