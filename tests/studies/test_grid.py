@@ -15,9 +15,10 @@ import pytest
 
 from taskscout.engines import Here, LocalProcesses
 from taskscout.errors import StudyError
+from taskscout.models.tuned_store import from_bytes
 from taskscout.models.tuning import tune
 from taskscout.studies import grid as grid_module
-from taskscout.studies.grid import NONE, Plan, begin, run_cell, run_grid, run_source
+from taskscout.studies.grid import NONE, Plan, run_cell, run_grid, run_source
 from taskscout.studies.store import GridStore
 from taskscout.studies.study_file import read_study
 
@@ -37,6 +38,26 @@ def test_every_combination_is_a_cell_but_those_that_share_texts(plan_of):
     assert len(plan.cells) == 7 * 2 * 2 * 2
     assert len({c.key for c in plan.cells}) == len(plan.cells)
     assert {c.size for c in plan.cells} == {16, 0}
+
+
+def test_zero_shot_is_run_where_labels_answer(plan_of, workplace, tmp_path):
+    study = tmp_path / "study.yaml"
+    plan_of()
+    study.write_text(study.read_text() + "strategies: [sequential, zero_shot]\n")
+    plan = Plan(read_study(study))
+    # The toy tasks have the same two label names; a regression has none of them.
+    found = {(c.source, c.target) for c in plan.cells if c.strategy == "zero_shot"}
+    assert found == {("alpha", "gamma"), ("beta", "gamma")}
+    cell = next(c for c in plan.cells if c.strategy == "zero_shot")
+    data = run_source(plan.source_job(cell), {})
+    result = run_cell(plan.job(cell), {"source": data})
+    source = from_bytes(data, grid_module._encoder(cell.encoder))
+    target = plan.target("gamma", 32)
+    outputs = source.model.predict(
+        source.model.encoder.encode(*target.inputs("test"), model=source.model.body)
+    )
+    right = (outputs.argmax(1) == target.labels("test")).mean()
+    assert result.scores["accuracy"] == pytest.approx(right, abs=1e-6)
 
 
 def test_keys_are_stable_and_follow_the_settings(plan_of):
@@ -85,13 +106,14 @@ def test_a_cell_is_the_target_tuned_from_where_the_source_ended(plan_of, tuning)
 
 
 def test_an_impossible_cell_is_an_error_of_that_cell(plan_of, tmp_path):
-    plan = plan_of(tunings="prompt")
+    # What a prompt has learnt stands beside the encoder's weights: LoRA cannot start from it.
+    other = next(c for c in plan_of(tunings="prompt").cells if c.source == "alpha")
+    data = run_source(plan_of(tunings="prompt").source_job(other), {})
+    plan = plan_of(tunings="lora")
     cell = next(c for c in plan.cells if c.source == "alpha")
-    other = next(c for c in plan_of(tunings="lora").cells if c.source == "alpha")
-    data = run_source(plan_of(tunings="lora").source_job(other), {})
     result = run_cell(plan.job(cell), {"source": data})
     assert result.score is None
-    assert "differ" in result.error
+    assert "prompt" in result.error
     store = GridStore(tmp_path / "g.sqlite")
     store.put([result])
     assert store.done() == set()
@@ -166,15 +188,14 @@ def test_sources_come_from_a_pool_that_has_them(toy_pool: Path, workplace: Path,
     kept = plan.from_pool(by_source["alpha"])
     assert kept is not None
     assert plan.from_pool(by_source["twin"]) is None
-    # What training starts from is the encoder with the pool's adapter merged in.
+    # It is the encoder with the pool's adapter merged in.
     encoder = grid_module._encoder(by_source["alpha"].encoder)
-    body = begin(kept, encoder, "lora")["body"]
+    body = from_bytes(kept, encoder).model.body
     arrays = plan.pool.description("alpha", "tuned").arrays
     layer = next(n.removesuffix(".lora_A") for n in arrays if n.endswith(".lora_A"))
-    expected = encoder.load_model().get_submodule(layer).weight.detach().numpy() + arrays[
-        f"{layer}.lora_B"
-    ].astype(np.float32) @ arrays[f"{layer}.lora_A"].astype(np.float32)
-    np.testing.assert_allclose(body.get_submodule(layer).weight.detach().numpy(), expected, atol=1e-6)
+    factors = [arrays[f"{layer}.{f}"].astype(np.float32) for f in ("lora_B", "lora_A")]
+    weight = [m.get_submodule(layer).weight.detach().numpy() for m in (encoder.load_model(), body)]
+    np.testing.assert_allclose(weight[1], weight[0] + factors[0] @ factors[1], atol=1e-6)
     estimate = plan.estimate(None, tmp_path, 2)
     assert (estimate.cells, estimate.sources, estimate.measured) == (3, 1, False)
     assert estimate.hours > 0

@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 
 from taskscout.errors import StudyError
-from taskscout.studies.store import CellResult, GridStore, choose, gains_by_setting
+from taskscout.studies.store import (
+    CellResult,
+    GridStore,
+    choose,
+    gains_by_setting,
+    read_results,
+    to_table,
+)
 
 
 def cell(key: str, source: str, score: float | None, **changed) -> CellResult:
@@ -68,17 +75,32 @@ def test_merging_takes_what_is_new_and_refuses_a_contradiction(tmp_path):
     one, two = GridStore(tmp_path / "1.sqlite"), GridStore(tmp_path / "2.sqlite")
     one.put(RESULTS[:2])
     two.put(RESULTS[1:4])
-    assert one.merge(two) == 2
+    assert one.merge(two.results()) == 2
     assert one.done() == {"a", "b", "c", "d"}
-    assert one.merge(two) == 0
+    assert one.merge(two.results()) == 0
     two.put([cell("a", "none", 0.9)])
     with pytest.raises(StudyError, match="different scores"):
-        one.merge(two)
+        one.merge(two.results())
     # A cell that failed on one machine gives way to one that did not.
     two.put([cell("a", "none", 0.5), cell("e", "r", 0.6)])
     one.put(RESULTS[4:])
-    assert one.merge(two) == 1
+    assert one.merge(two.results()) == 1
     assert "e" in one.done()
+
+
+def test_an_exported_table_reads_as_its_grid(tmp_path):
+    import pyarrow.parquet as pq
+
+    pq.write_table(to_table(RESULTS), tmp_path / "g.parquet")
+    again = read_results(tmp_path / "g.parquet")
+    assert again == RESULTS
+    store = GridStore(tmp_path / "g.sqlite")
+    assert store.merge(again) == 5
+    pq.write_table(to_table(RESULTS).drop_columns("key"), tmp_path / "n.parquet")
+    with pytest.raises(StudyError, match="'key'"):
+        read_results(tmp_path / "n.parquet")
+    with pytest.raises(StudyError, match="cannot be read"):
+        read_results(tmp_path / "none.parquet")
 
 
 def test_what_is_no_grid_is_refused_and_left_alone(tmp_path):

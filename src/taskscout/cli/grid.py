@@ -17,7 +17,7 @@ grid = typer.Typer(
     help="Run a grid of transfers, resumable cell by cell, and look at it.", no_args_is_help=True
 )
 
-_File = Annotated[Path, typer.Argument(help="A grid's SQLite file.")]
+_File = Annotated[Path, typer.Argument(help="A grid: SQLite, or exported Parquet.")]
 
 
 @grid.command()
@@ -147,9 +147,9 @@ def export(
     """Write all results as one long table: Parquet or CSV."""
     from taskscout.errors import StudyError
     from taskscout.pools.pool import write_atomically
-    from taskscout.studies.store import GridStore
+    from taskscout.studies.store import read_results, to_table
 
-    table = GridStore(file, create=False).table()
+    table = to_table(read_results(file))
     if out.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -176,16 +176,18 @@ def export(
 
 @grid.command()
 def merge(
-    files: Annotated[list[Path], typer.Argument(help="Grids from several machines.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Grids, or exported Parquet files, of several machines.")
+    ],
     out: Annotated[Path, typer.Option(help="The grid to put them into; made if not there.")],
 ) -> None:
     """Join grids; the same cell with different scores is an error."""
-    from taskscout.studies.store import GridStore
+    from taskscout.studies.store import GridStore, read_results
 
-    others = [GridStore(f, create=False) for f in files]
+    others = [(str(f), read_results(f)) for f in files]
     into = GridStore(out)
-    for other in others:
-        stdout().print(f"{other.path}: {into.merge(other)} new cells")
+    for name, results in others:
+        stdout().print(f"{name}: {into.merge(results, name)} new cells")
 
 
 @grid.command()
@@ -199,15 +201,17 @@ def show(
 ) -> None:
     """Draw a heat map of gains over no source, in points, mean over seeds."""
     from taskscout.reports.terminal import gains_table
-    from taskscout.studies.store import GridStore, choose, gains_by_setting
+    from taskscout.studies.store import choose, gains_by_setting, read_results
 
-    results = choose(GridStore(file, create=False).results(), where or [])
+    results = choose(read_results(file), where or [])
     found = gains_by_setting(results)
     if as_json:
         typer.echo(json.dumps([{**setting, **_plain(gains)} for setting, gains in found]))
         return
     for setting, gains in found:
-        stdout().print(gains_table(gains, setting))
+        what = ", ".join(f"{k} {v}" for k, v in setting.items())
+        stdout().print(f"gain in points · {what}", style="italic")
+        stdout().print(gains_table(gains))
 
 
 def _plain(gains: object) -> dict[str, object]:

@@ -117,42 +117,14 @@ class TunedStore:
 
     def put(self, task: Task, encoder: Encoder, tuned: TunedModel) -> None:
         """Keep a tuned model, whole or not at all."""
-        from safetensors.numpy import save
-
-        model = tuned.model
-        groups: dict[str, Mapping[str, NDArray[Any]]] = {
-            "parameters": tuned.parameters,
-            "initial": tuned.initial,
-            **{f"checkpoint {c!r}": a for c, a in tuned.checkpoints.items()},
-            "head": {
-                "weight": model.head.weight.detach().cpu().numpy(),
-                "bias": model.head.bias.detach().cpu().numpy(),
-            },
-        }
-        arrays = {
-            f"{group}/{name}": np.ascontiguousarray(a)
-            for group, named in groups.items()
-            for name, a in named.items()
-        }
-        meta = {
-            "identity": self._identity(task, encoder, tuned.recipe),
-            "name": task.name,
-            "checkpoints": sorted(tuned.checkpoints),
-            "initialisation": tuned.initialisation,
-            "scores": tuned.scores,
-            "seconds": tuned.seconds,
-            "trained_on": tuned.trained_on,
-            "regression": model.regression,
-            "center": model.center,
-            "scale": model.scale,
-        }
+        data = to_bytes(tuned, self._identity(task, encoder, tuned.recipe))
         path = self.path(task, encoder, tuned.recipe)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 with temporary.open("wb") as f:
-                    f.write(save(arrays, {_META: json.dumps(meta)}))
+                    f.write(data)
                     f.flush()
                     os.fsync(f.fileno())
                 os.replace(temporary, path)
@@ -191,6 +163,56 @@ class TunedStore:
         if not self._told:
             self._told = True
             log.warning("%s (%s).", what, error)
+
+
+def to_bytes(tuned: TunedModel, identity: Mapping[str, Any] | None = None) -> bytes:
+    """Put a tuned model into the form it is kept in: one safetensors file.
+
+    Parameters
+    ----------
+    tuned
+        The model.
+    identity
+        Of task, encoder and recipe; the recipe alone by default.
+    """
+    from safetensors.numpy import save
+
+    model = tuned.model
+    groups: dict[str, Mapping[str, NDArray[Any]]] = {
+        "parameters": tuned.parameters,
+        "initial": tuned.initial,
+        **{f"checkpoint {c!r}": a for c, a in tuned.checkpoints.items()},
+        "head": {
+            "weight": model.head.weight.detach().cpu().numpy(),
+            "bias": model.head.bias.detach().cpu().numpy(),
+        },
+    }
+    arrays = {
+        f"{group}/{name}": np.ascontiguousarray(a)
+        for group, named in groups.items()
+        for name, a in named.items()
+    }
+    meta = {
+        "identity": identity or {"recipe": {**tuned.recipe.to_dict(), "checkpoints": []}},
+        "checkpoints": sorted(tuned.checkpoints),
+        "initialisation": tuned.initialisation,
+        "scores": tuned.scores,
+        "seconds": tuned.seconds,
+        "trained_on": tuned.trained_on,
+        "regression": model.regression,
+        "center": model.center,
+        "scale": model.scale,
+    }
+    packed: bytes = save(arrays, {_META: json.dumps(meta)})
+    return packed
+
+
+def from_bytes(data: bytes, encoder: Encoder) -> TunedModel:
+    """Take a tuned model out of what :func:`to_bytes` made; its encoder has to be the same."""
+    from safetensors.numpy import load
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return restored(json.loads(header["__metadata__"][_META]), load(data), encoder)
 
 
 def restored(

@@ -207,11 +207,11 @@ def source_table(source: Source) -> Table:
         table.add_row(f"description {key}", Text(text))
     return table
 
-def gains_table(gains: Gains, setting: Mapping[str, object]) -> Table:
+
+def gains_table(gains: Gains) -> Table:
     """A heat map: sources by their mean gain, targets by theirs, gains in points.
 
-    Green is a gain, red a loss, full colour from ten points on. Column heads carry the score of
-    training on the target alone, in points, where it is known.
+    Green is a gain, red a loss, full colour from ten points on.
     """
     import numpy as np
 
@@ -222,8 +222,7 @@ def gains_table(gains: Gains, setting: Mapping[str, object]) -> Table:
     points = gains.points
     rows = sorted(range(len(gains.sources)), key=lambda i: _last(-mean(points[i])))
     columns = sorted(range(len(gains.targets)), key=lambda j: _last(-mean(points[:, j])))
-    what = ", ".join(f"{k} {v}" for k, v in setting.items())
-    table = Table(title=f"gain in points · {what}", title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("source", no_wrap=True)
     table.add_column("mean", justify="right")
     for j in columns:

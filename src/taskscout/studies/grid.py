@@ -6,26 +6,26 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from taskscout.engines import Engine, Files, LocalProcesses
 from taskscout.errors import StudyError, TaskscoutError
 from taskscout.studies.store import NONE, CellResult, GridStore
-from taskscout.studies.study_file import EncoderSettings, GridStudy
+from taskscout.studies.study_file import EncoderSettings, GridStudy, Strategy
 from taskscout.tasks.catalogue import Catalogue
 from taskscout.tasks.task import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder
-    from taskscout.models.tuning import Recipe, TunedModel
+    from taskscout.models.tuning import Recipe, Tuning
     from taskscout.pools.pool import Pool
-    from taskscout.tasks import Task
+    from taskscout.tasks import Task, TaskCard
 
 #: Part of every cell's key: what changes the outcome of a cell raises it.
 FORMAT = 1
@@ -64,8 +64,8 @@ class Cell:
     source_key: str
     target: str
     encoder: EncoderSettings
-    strategy: str
-    tuning: str
+    strategy: Strategy | Literal["none"]
+    tuning: Tuning
     size: int
     seed: int
 
@@ -80,6 +80,7 @@ class CellJob:
     cell: Cell
     target: Task
     recipe: dict[str, Any]
+    source: TaskCard | None = None
 
     def __str__(self) -> str:
         return str(self.cell)
@@ -110,6 +111,40 @@ class Estimate:
     hours: float
     measured: bool
     megabytes: float
+
+
+#: Fields of a recipe that stand in every key. One that was added later stands there only where it
+#: has another value than its default, so the keys of older grids stay.
+_FIRST_FIELDS = frozenset(
+    [
+        "tuning",
+        "examples",
+        "tokens",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "least_steps",
+        "rank",
+        "alpha",
+        "modules",
+        "seed",
+        "head_learning_rate",
+        "prompt_length",
+        "checkpoints",
+        "test_examples",
+        "dropout",
+    ]
+)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """What a key says of a recipe."""
+    defaults = {f.name: f.default for f in fields(recipe)}
+    return {
+        name: value
+        for name, value in recipe.to_dict().items()
+        if name in _FIRST_FIELDS or value != defaults[name]
+    }
 
 
 def _digest(value: Any) -> str:
@@ -179,7 +214,7 @@ class Plan:
             self._targets[name, size] = replace(task, tables=tables)
         return self._targets[name, size]
 
-    def recipe(self, tuning: str, seed: int) -> Recipe:
+    def recipe(self, tuning: Tuning, seed: int) -> Recipe:
         """How a target is tuned: the study's changes to the default, all rows, all tokens."""
         from taskscout.models.tuning import Recipe
 
@@ -187,27 +222,27 @@ class Plan:
         return Recipe(
             tuning=tuning, seed=seed, examples=10**9,
             test_examples=self.study.test_examples, **settings,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
-    def source_recipe(self, tuning: str) -> Recipe:
+    def source_recipe(self, tuning: Tuning) -> Recipe:
         """How a source is tuned that no pool has."""
         from taskscout.models.tuning import Recipe
 
         return Recipe(
             tuning=tuning, seed=self.study.source_seed, examples=self.study.source_examples,
             **self.study.source_recipe,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
-    def _in_pool(self, name: str, settings: EncoderSettings, tuning: str) -> bool:
+    def _in_pool(self, name: str, settings: EncoderSettings, tuning: Tuning) -> bool:
         """Tell whether the pool has this source tuned so, with this encoder."""
         pool = self.pool
         if pool is None or name not in pool:
             return False
         same = pool.encoder["fingerprint"] == _encoder(settings).fingerprint
-        return same and pool.source(name).tuning["recipe"]["tuning"] == tuning
+        return bool(same and pool.source(name).tuning["recipe"]["tuning"] == tuning)
 
     @cached_property
-    def _source_keys(self) -> dict[tuple[str, EncoderSettings, str], str]:
+    def _source_keys(self) -> dict[tuple[str, EncoderSettings, Tuning], str]:
         keys = {}
         for settings in self.study.encoders:
             for tuning in self.study.tunings:
@@ -219,7 +254,7 @@ class Plan:
                     else:
                         what = {
                             "task": self.catalogue.task(name).fingerprint,
-                            "recipe": self.source_recipe(tuning).to_dict(),
+                            "recipe": _settings(self.source_recipe(tuning)),
                         }
                     what["encoder"] = _encoder(settings).fingerprint
                     keys[name, settings, tuning] = _digest(what)
@@ -236,14 +271,36 @@ class Plan:
                     for tuning in study.tunings:
                         for name in study.targets:
                             for source in (NONE, *self.sources):
-                                for strategy in study.strategies if source != NONE else (NONE,):
-                                    if source == name or self._overlap(source, name):
-                                        continue
+                                for strategy in self._strategies(source, name):
                                     out.append(
                                         self._cell(source, name, settings, strategy, tuning,
                                                    0 if size == "all" else size, seed)
                                     )  # fmt: skip
         return tuple(out)
+
+    def _strategies(self, source: str, target: str) -> tuple[Strategy | Literal["none"], ...]:
+        """What can be run with a source on a target."""
+        if source == NONE:
+            return ("none",)
+        if source == target or self._overlap(source, target):
+            return ()
+        return tuple(
+            s for s in self.study.strategies if s != "zero_shot" or self._answers(source, target)
+        )
+
+    def _answers(self, source: str, target: str) -> bool:
+        """Tell whether a source's head has an answer for every label of a target."""
+        from taskscout.errors import TransferError
+        from taskscout.transfer.zero_shot import match_labels
+
+        kinds = {self.catalogue.kind(source), self.catalogue.kind(target)}
+        if len(kinds) > 1:
+            return False
+        try:
+            match_labels(self._card(source).label_names, self._card(target).label_names)
+        except TransferError:
+            return False
+        return True
 
     def _overlap(self, source: str, target: str) -> bool:
         return source != NONE and (
@@ -252,8 +309,8 @@ class Plan:
         )
 
     def _cell(
-        self, source: str, target: str, settings: EncoderSettings, strategy: str, tuning: str,
-        size: int, seed: int,
+        self, source: str, target: str, settings: EncoderSettings,
+        strategy: Strategy | Literal["none"], tuning: Tuning, size: int, seed: int,
     ) -> Cell:  # fmt: skip
         source_key = "" if source == NONE else self._source_keys[source, settings, tuning]
         key = _digest(
@@ -263,7 +320,7 @@ class Plan:
                 "target": self.target(target, size).fingerprint,
                 "encoder": _encoder(settings).fingerprint,
                 "strategy": strategy,
-                "recipe": self.recipe(tuning, seed).to_dict(),
+                "recipe": _settings(self.recipe(tuning, seed)),
             }
         )
         return Cell(key, source, source_key, target, settings, strategy, tuning, size, seed)
@@ -271,7 +328,14 @@ class Plan:
     def job(self, cell: Cell) -> CellJob:
         """A cell with its target's rows and recipe."""
         recipe = self.recipe(cell.tuning, cell.seed).to_dict()
-        return CellJob(cell, self.target(cell.target, cell.size), recipe)
+        card = None if cell.source == NONE else self._card(cell.source)
+        return CellJob(cell, self.target(cell.target, cell.size), recipe, card)
+
+    def _card(self, name: str) -> TaskCard:
+        """A source's card with its label names, which zero-shot transfer goes by."""
+        card = self.catalogue.card(name)
+        names = tuple(self.catalogue.entry(name).get("label_names") or ())
+        return replace(card, label_names=names)
 
     def source_job(self, cell: Cell) -> SourceJob:
         """The tuning that a cell's source needs."""
@@ -280,15 +344,12 @@ class Plan:
 
     def from_pool(self, cell: Cell) -> bytes | None:
         """The tuned model of a cell's source as the pool has it, or None."""
-        from taskscout.methods.transferability import TUNED
+        from taskscout.models.tuned_store import to_bytes
+        from taskscout.pools.sources import origin_of
 
         if not self._in_pool(cell.source, cell.encoder, cell.tuning):
             return None
-        assert self.pool is not None
-        kept = self.pool.description(cell.source, TUNED)
-        arrays = {k: a for k, a in kept.arrays.items() if not k.startswith("head.")}
-        seconds = self.pool.source(cell.source).tuning["seconds"]
-        return _packed(arrays, {"tuning": cell.tuning, "seconds": seconds})
+        return to_bytes(origin_of(cell.source, self.pool, _encoder(cell.encoder)).model())
 
     def estimate(self, store: GridStore | None, folder: Path, processes: int) -> Estimate:
         """Say what is left: cells, hours, disk."""
@@ -350,46 +411,6 @@ def source_path(folder: Path, key: str) -> Path:
     return folder / f"{key}.safetensors"
 
 
-def _packed(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> bytes:
-    from safetensors.numpy import save
-
-    plain = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-    packed: bytes = save(plain, {"taskscout": json.dumps(dict(meta))})
-    return packed
-
-
-def _unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    from safetensors.numpy import load
-
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return load(data), json.loads(header["__metadata__"]["taskscout"])
-
-
-def begin(data: bytes, encoder: Encoder, tuning: str) -> dict[str, Any]:
-    """What :func:`taskscout.models.tuning.tune` starts a target from, given a source's file.
-
-    Full and LoRA sources give the body, the adapter merged in; of prompts, prefixes and biases
-    the values are where the target's begin (Lin et al. 2024; Vu et al. 2022).
-    """
-    import torch
-
-    from taskscout.models.tuning import apply_adapter
-
-    arrays, _ = _unpacked(data)
-    if tuning == "lora":
-        return {"body": apply_adapter(encoder.load_model(), arrays)}
-    if tuning == "full":
-        body = encoder.load_model()
-        with torch.no_grad():
-            own = dict(body.named_parameters())
-            for name, array in arrays.items():
-                own[name].copy_(torch.from_numpy(array))
-        return {"body": body}
-    if tuning == "head":
-        return {}
-    return {"start": arrays}
-
-
 # -- what workers do ----------------------------------------------------------------------
 
 
@@ -410,39 +431,50 @@ def _made() -> dict[str, Any]:
 
 def run_source(job: SourceJob, _: Files) -> bytes:
     """Tune a source; what comes back is its file."""
+    from taskscout.models.tuned_store import to_bytes
     from taskscout.models.tuning import Recipe, tune
 
-    tuned: TunedModel = tune(job.task, _encoder(job.encoder), Recipe(**job.recipe), evaluate=None)
-    meta = {"tuning": tuned.recipe.tuning, "seconds": round(tuned.seconds, 2)}
-    return _packed(tuned.parameters, meta)
+    tuned = tune(job.task, _encoder(job.encoder), Recipe(**job.recipe), evaluate=None)
+    return to_bytes(tuned)
 
 
 def run_cell(job: CellJob, files: Files) -> CellResult:
     """Train a target, from its source where there is one, and score it.
 
+    Where a source was tuned by LoRA, its adapter is merged and the target gets one of its own.
     A :class:`TaskscoutError` becomes the result's error, so one impossible cell stops no grid.
     """
-    from taskscout.models.tuning import Recipe, tune
+    from taskscout.models.cache import NoCache
+    from taskscout.models.tuned_store import from_bytes
+    from taskscout.models.tuning import Recipe
+    from taskscout.models.workbench import Workbench
+    from taskscout.transfer.origin import Origin
+    from taskscout.transfer.strategies import transfer
 
     cell, began = job.cell, time.perf_counter()
-    encoder = _encoder(cell.encoder)
+    encoder, recipe = _encoder(cell.encoder), Recipe(**job.recipe)
     common: dict[str, Any] = {
         name: getattr(cell, name)
         for name in ("key", "source", "target", "strategy", "tuning", "size", "seed")
     } | {"encoder": cell.encoder.name, "made": _made()}
     try:
-        given: dict[str, Any] = {}
-        seconds = 0.0
+        origins = []
         if cell.source != NONE:
-            given = begin(files["source"], encoder, cell.tuning)
-            seconds = _unpacked(files["source"])[1]["seconds"]
-        tuned = tune(job.target, encoder, Recipe(**job.recipe), **given)
+            assert job.source is not None
+            origins.append(Origin(job.source, from_bytes(files["source"], encoder)))
+        out = transfer(
+            job.target, origins, Workbench(encoder, cache=NoCache(), recipe=recipe),
+            strategy=cell.strategy, recipe=recipe, merge=True,
+        )  # fmt: skip
     except TaskscoutError as error:
         return CellResult(**common, score=None, error=str(error))
-    scores = {k: round(v, 6) for k, v in tuned.scores.items()}
-    spent = round(time.perf_counter() - began, 2)
+    scores = {k: round(v, 6) for k, v in out.scores.items()}
     return CellResult(
-        **common, score=scores["score"], scores=scores, seconds=spent, source_seconds=seconds
+        **common,
+        score=scores["score"],
+        scores=scores,
+        seconds=round(time.perf_counter() - began, 2),
+        source_seconds=round(sum(o.model().seconds for o in origins), 2),
     )
 
 
@@ -533,5 +565,3 @@ class _Lazy(Sequence[Any]):
         if isinstance(i, slice):
             return _Lazy(self._items[i], self._make)
         return self._make(self._items[i])
-
-

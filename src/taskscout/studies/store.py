@@ -160,8 +160,15 @@ class GridStore:
         """All results as Arrow: one row per cell, one column per field and per metric."""
         return to_table(self.results())
 
-    def merge(self, other: GridStore) -> int:
+    def merge(self, others: Iterable[CellResult], name: str = "another grid") -> int:
         """Take another grid's results, and say how many were new.
+
+        Parameters
+        ----------
+        others
+            Its results (:func:`read_results`).
+        name
+            What errors call it.
 
         Raises
         ------
@@ -170,13 +177,13 @@ class GridStore:
         """
         mine = {r.key: r for r in self.results()}
         new = []
-        for result in other.results():
+        for result in others:
             known = mine.get(result.key)
             if known is None or (known.error and not result.error):
                 new.append(result)
             elif not result.error and known.score != result.score:
                 raise StudyError(
-                    f"{self.path} and {other.path} hold different scores for {result.source} -> "
+                    f"{self.path} and {name} hold different scores for {result.source} -> "
                     f"{result.target}, seed {result.seed}: {known.score} and {result.score}.",
                     "One cell, run twice: processors of different kinds round differently.",
                     "Choose one of the two files; share the cells among machines without repeats.",
@@ -186,6 +193,45 @@ class GridStore:
 
 
 _PRAGMAS = ("application_id", "user_version")
+
+
+def read_results(path: str | Path) -> list[CellResult]:
+    """Read a grid: its SQLite file, or a Parquet table that was exported from one.
+
+    Raises
+    ------
+    StudyError
+        If it is neither.
+    """
+    path = Path(path)
+    if path.suffix != ".parquet":
+        return GridStore(path, create=False).results()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StudyError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}).",
+            "It is missing, damaged or no Parquet file.",
+            "Give a file that taskscout grid run or export has written.",
+        ) from error
+    plain = [c for c in _COLUMNS if c not in _JSON]
+    missing = [c for c in (*plain, "made") if c not in table.column_names]
+    if missing:
+        raise StudyError(
+            f"{path} has no column {missing[0]!r}.",
+            "It was not exported from a grid, so its cells have no keys.",
+            "Give a file that taskscout grid run or export has written.",
+        )
+    metrics = [c for c in table.column_names if c not in (*plain, "made")]
+    out = []
+    for row in table.to_pylist():
+        scores = {m: row[m] for m in ("score", *metrics) if row[m] is not None}
+        named = {c: row[c] for c in plain}
+        out.append(CellResult(**named, scores=scores, made=json.loads(row["made"])))
+    return out
 
 
 def to_table(results: Iterable[CellResult]) -> pa.Table:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from taskscout.errors import StudyError
 from taskscout.models.encoder import Layers, Pooling, Precision
 
-Strategy = Literal["sequential"]
+Strategy = Literal["sequential", "zero_shot"]
 TuningName = Literal["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"]
 
 #: Fields of a recipe that the study itself decides.
@@ -51,7 +51,8 @@ class GridStudy(BaseModel):
     encoders, strategies, tunings, sizes, seeds
         Every combination is run with every source on every target, and, for comparison, without
         a source. A size is a number of training examples of the target, drawn once for all
-        seeds; ``all`` is the whole training split. A seed decides the target's new head, what
+        seeds; ``all`` is the whole training split. ``zero_shot`` is run where a source's label
+        names, or regression, answer for the target's. A seed decides the target's new head, what
         its tuned parameters begin as, dropout and the order of examples.
     recipe, source_recipe
         Changes to the default recipe of targets and of sources, e.g. ``epochs: 6``.
