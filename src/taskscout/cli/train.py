@@ -135,6 +135,10 @@ def train(
         str,
         typer.Option(help="Where Trainer logs: none, tensorboard, wandb, …", rich_help_panel=_HOW),
     ] = "none",
+    metric: Annotated[
+        str,
+        typer.Option(help="That counts; the kind's usual one by default.", rich_help_panel=_HOW),
+    ] = "",
     source_examples: Annotated[
         int,
         typer.Option(min=1, help="Of each source tuned afresh, at most.", rich_help_panel=_HOW),
@@ -241,7 +245,7 @@ def train(
     check_kinds(task, origins, strategy)  # type: ignore[arg-type]
     recipe = _recipe(
         tuning=tuning, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-        examples=_ALL, early_stopping=early_stopping, report_to=report_to,
+        examples=_ALL, early_stopping=early_stopping, report_to=report_to, metric=metric,
     )  # fmt: skip
     source_recipe = _recipe(
         tuning=source_tuning or tuning, epochs=epochs, batch_size=batch_size,
@@ -357,14 +361,10 @@ def unlabelled(
     return Task(path.stem, "classification", {"test": pa.table(columns)}, tuple(names))
 
 
-def _recipe(*, early_stopping: int, report_to: str, **settings: Any) -> Recipe:
-    from dataclasses import fields
-
+def _recipe(**settings: Any) -> Recipe:
     from taskscout.models.tuning import Recipe
 
-    known = {f.name for f in fields(Recipe)}
-    settings |= {"early_stopping": early_stopping, "report_to": report_to}
-    return Recipe(tokens=_ALL, **{k: v for k, v in settings.items() if k in known})
+    return Recipe(tokens=_ALL, **settings)
 
 
 def _ranked(

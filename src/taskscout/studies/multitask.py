@@ -19,7 +19,6 @@ import numpy as np
 
 from taskscout.errors import StudyError
 from taskscout.tasks import Task
-from taskscout.tasks.task import SEQUENCE_KINDS
 from taskscout.transfer.multitask import Together, tune_together
 from taskscout.transfer.strategies import NONE, Start, check_target, scored, tune_task
 
@@ -103,8 +102,6 @@ def unseen(
         ]
         if name in targets:
             left_out[name] = "is a target"
-        elif catalogue.kind(name) not in SEQUENCE_KINDS:
-            left_out[name] = f"is of kind {catalogue.kind(name)}"
         elif shared:
             left_out[name] = f"shares texts with {', '.join(shared)}"
         else:
@@ -230,7 +227,7 @@ class MultitaskStudy:
                 of = [r for r in rows if r.target == target]
                 per_target.append(float(np.mean([r.score for r in of])))
                 by_draw = [[r.score for r in of if r.name == d] for d in {r.name for r in of}]
-                deviations = [np.std(x, ddof=1) if len(x) > 1 else np.nan for x in by_draw]
+                deviations = [float(np.std(x, ddof=1)) if len(x) > 1 else np.nan for x in by_draw]
                 spreads.append(float(np.mean(deviations)))
                 paired = [r.score - alone.get((r.target, r.seed), np.nan) for r in of]
                 gains.append(float(np.mean(paired)))
@@ -398,7 +395,7 @@ def _row(
         )
     given, values = start.for_tuning(recipe)
     tuned = tune_task(target, bench.encoder, recipe, body=given, start=values)
-    scores = tuned.scores or scored(tuned, target, "test", bench.encoder)[1]
+    scores = scored(tuned, target, "test", bench.encoder)[1]
     return Row(
         mixture.type, mixture.name, mixture.sources, target.name, seed, float(scores["score"]),
         together.trained_on if together else 0, together.seconds if together else 0.0,

@@ -8,12 +8,11 @@ task is drawn follows its size, or its size to the power 1/T (Raffel et al. 2020
 
 from __future__ import annotations
 
-import contextlib
-import io
-import tempfile
-import time
+import hashlib
+import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,15 @@ from torch import nn
 
 from taskscout.errors import TransferError
 from taskscout.models.encoder import Encoder
-from taskscout.models.heads import sequence_model
+from taskscout.models.heads import SequenceModel
 from taskscout.tasks import Task
 from taskscout.tasks.task import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
-    from taskscout.models.heads import SequenceModel
+    from taskscout.models.objectives import Objective
     from taskscout.models.tuning import Arrays, Recipe
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,22 +54,16 @@ class Together:
         Examples of all tasks, each counted once.
     steps
         Optimizer steps made.
-    drawn
-        Examples drawn from each task over the training, repeats counted.
-    validation_losses
-        Mean over tasks of the validation loss, evaluation by evaluation.
     """
 
     names: tuple[str, ...]
     body: Any
-    models: tuple[SequenceModel, ...]
+    models: tuple[Any, ...]
     recipe: Recipe
     parameters: Arrays
     seconds: float
     trained_on: int
     steps: int
-    drawn: tuple[int, ...]
-    validation_losses: list[float] = field(default_factory=list)
 
 
 def mixing_shares(sizes: Sequence[int], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -139,32 +134,59 @@ class SharedModel(nn.Module):
         Says how to pool.
     """
 
-    def __init__(self, body: nn.Module, models: Sequence[SequenceModel], encoder: Encoder) -> None:
+    def __init__(self, body: nn.Module, models: Sequence[nn.Module], encoder: Encoder) -> None:
         super().__init__()
         self.body = body
-        self.head = nn.ModuleList([m.head for m in models])
+        self.head = nn.ModuleList(
+            [nn.ModuleList([c for n, c in m.named_children() if n != "body"]) for m in models]
+        )
         self.encoder = encoder
         # Not registered: their bodies are this one, and a checkpoint holds each tensor once.
         self._models = tuple(models)
 
-    def forward(
-        self, task: torch.Tensor, labels: torch.Tensor, **batch: Any
-    ) -> dict[str, torch.Tensor]:
-        """Loss of a batch that mixes tasks; the body reads it in one pass."""
-        pooled = self.encoder.pooled(self.body, batch)
+    def forward(self, labels: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Loss of a batch that mixes tasks.
+
+        Parameters
+        ----------
+        labels
+            Parts of the batch: ``features`` as the body reads them, and per row of these its
+            ``task`` and ``labels``. A part of several tasks is of sequence kinds, and the body
+            reads it in one pass; a part of another kind is of one task. (Trainer takes what has
+            ``labels`` for a batch that gives a loss.)
+        """
+        total, examples = torch.zeros((), device=self._device), 0
+        for part in labels:
+            tasks, wanted = part["task"], part["labels"]
+            first = self._models[int(tasks[0])]
+            if isinstance(first, SequenceModel):
+                total = total + self._of_sequences(part["features"], tasks, wanted)
+            else:
+                total = total + first(labels=wanted, **part["features"])["loss"] * len(tasks)
+            examples += len(tasks)
+        return {"loss": total / examples}
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.body.parameters()).device
+
+    def _of_sequences(
+        self, features: dict[str, torch.Tensor], tasks: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of the losses of rows of several classification and regression tasks."""
+        pooled = self.encoder.pooled(self.body, features)
         total = pooled.new_zeros(())
-        for i in task.unique().tolist():
-            rows = task == i
-            model = self._models[i]
+        for i in tasks.unique().tolist():
+            rows, model = tasks == i, self._models[i]
             logits = model.head(model.dropout(pooled[rows]))
             if model.regression:
-                wanted = (labels[rows].float() - model.center) / model.scale
-                total = total + nn.functional.mse_loss(logits.squeeze(-1), wanted, reduction="sum")
+                numbers = (wanted[rows].float() - model.center) / model.scale
+                total = total + nn.functional.mse_loss(logits.squeeze(-1), numbers, reduction="sum")
             else:
                 total = total + nn.functional.cross_entropy(
-                    logits, labels[rows].long(), reduction="sum"
+                    logits, wanted[rows].long(), reduction="sum"
                 )
-        return {"loss": total / len(task)}
+        return total
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:
@@ -173,7 +195,7 @@ def check_tasks(tasks: Sequence[Task]) -> None:
     Raises
     ------
     TransferError
-        If there are none, two have one name, or one is of a kind without a label per example.
+        If there are none, two have one name, or some write text and others do not.
     """
     names = [t.name for t in tasks]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -183,13 +205,15 @@ def check_tasks(tasks: Sequence[Task]) -> None:
             "Tasks that are trained together have a head each, told apart by name.",
             "Name each once." if twice else "Name at least one source.",
         )
-    for task in tasks:
-        if task.kind not in SEQUENCE_KINDS:
-            raise TransferError(
-                f"Task {task.name!r} is of kind {task.kind}.",
-                f"Tasks of kind {' and '.join(SEQUENCE_KINDS)} can be trained together.",
-                "Leave it out, or use --strategy sequential.",
-            )
+    writing = [t for t in tasks if t.kind == "text_to_text"]
+    if writing and len(writing) < len(tasks):
+        other = next(t for t in tasks if t.kind != "text_to_text")
+        raise TransferError(
+            f"Task {writing[0].name!r} is of kind text_to_text, {other.name!r} of {other.kind}.",
+            "One is learnt by generating text and the other by a head on an encoder; they share "
+            "no model.",
+            "Render all as text_to_text by a template, or leave one of the two out.",
+        )
 
 
 def tune_together(
@@ -206,17 +230,17 @@ def tune_together(
     Parameters
     ----------
     tasks
-        Their training splits are mixed; ``recipe.examples`` and ``recipe.tokens`` bound each.
+        Of any kinds (text-to-text with nothing else). Their training splits are mixed;
+        ``recipe.examples`` and ``recipe.tokens`` bound each.
     encoder
         The model to start from.
     recipe
         Tuning, epochs, rates and seed. Where it asks for early stopping, the mean of the tasks'
-        validation losses is what has to improve.
+        validation losses is what has to improve: each task has as many validation rows.
     temperature
         T of :func:`mixing_shares`.
     folder
-        Checkpoints are kept there, once per epoch or every 200 steps, and training goes on from
-        the last one.
+        Checkpoints are kept there, and training goes on from the last one.
     budget_seconds
         Training ends after the step that exceeds it.
 
@@ -224,183 +248,137 @@ def tune_together(
     ------
     TransferError
         If the tasks cannot be trained together.
+    ModelError
+        As :func:`taskscout.models.tuning.tune`.
     """
-    from transformers import Trainer, TrainingArguments, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import set_seed
     from transformers.utils import logging
 
     from taskscout.models import tuning
+    from taskscout.models.objectives import check_split, objective_of
+    from taskscout.models.training import Run, planned_steps, train
 
     check_tasks(tasks)
+    for task in tasks:
+        check_split(task, "train")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    prompt = recipe.prompt_length if recipe.tuning == "prompt" else 0
-    data = [_rows(t, encoder, recipe, "train", prompt) for t in tasks]
-    held = [
-        [{**row, "task": i} for row in _rows(t, encoder, recipe, "validation", prompt)]
-        for i, t in enumerate(tasks)
+    bounded = [t.sample(recipe.examples, seed=recipe.seed) for t in tasks]
+    objectives = [
+        # A head of its own for each, whatever the others are.
+        objective_of(t, encoder, replace(recipe, metric="", seed=recipe.seed + i))
+        for i, t in enumerate(bounded)
     ]
-    patience = int(getattr(recipe, "early_stopping", 0)) if all(held) else 0
-    sizes = [len(d) for d in data]
-    per_epoch = -(-sum(sizes) // recipe.batch_size)
-    epochs = min(20, max(recipe.epochs, -(-recipe.least_steps // per_epoch)))
-    order = mixed_order(sizes, epochs=epochs, temperature=temperature, seed=recipe.seed)
+    examples = [_within(o, recipe) for o in objectives]
+    sizes = [len(e) for e in examples]
+    order = np.concatenate(
+        [np.stack([np.full(n, t), np.arange(n)], 1) for t, n in enumerate(sizes)]
+    )
+    _, total = planned_steps(sum(sizes), recipe)
+    schedule = recipe
+    if temperature != 1:
+        # The draws of all epochs are laid out, as no epoch has every example once.
+        epochs = -(-total * recipe.batch_size * recipe.accumulation // sum(sizes))
+        order = mixed_order(sizes, epochs=epochs, temperature=temperature, seed=recipe.seed)
+        schedule = replace(recipe, epochs=1, least_steps=1, max_steps=total)
+    rows = [{**row, "task": t} for t, i in order.tolist() for row in examples[t][i]]
 
     set_seed(recipe.seed)
-    body = tuning._ready_to_train(encoder.load_model(), encoder, recipe)
+    body = tuning._ready_to_train(objectives[0].load_body(), encoder, recipe)
     tuned_body = tuning.adapted(body, encoder, recipe)
-    models = [sequence_model(t, encoder, tuned_body, seed=recipe.seed + i)
-              for i, t in enumerate(tasks)]  # fmt: skip
+    initialisation = tuning.digest(tuning._arrays(tuned_body, encoder, recipe))
+    models = [o.model(tuned_body) for o in objectives]
     if recipe.dropout is not None:
         for each in models:
-            each.dropout.p = recipe.dropout
+            for module in each.children():
+                if isinstance(module, nn.Dropout):
+                    module.p = recipe.dropout
     model = SharedModel(tuned_body, models, encoder)
-    losses: list[float] = []
-
-    def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        inputs = [{k: v for k, v in i.items() if k not in ("labels", "task")} for i in items]
-        batch = encoder.tokenizer.pad(inputs, return_tensors="pt", return_attention_mask=True)
-        return {
-            **batch,
-            "labels": torch.tensor([float(i["labels"]) for i in items]),
-            "task": torch.tensor([i["task"] for i in items]),
-        }
-
-    class InOrder(Trainer):  # type: ignore[misc]  # transformers is not typed for us
-        """A Trainer that takes the rows as they come: their order is the mixing."""
-
-        def _get_train_sampler(self, *_: Any) -> Any:
-            return torch.utils.data.SequentialSampler(range(len(order)))
-
-        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-            mean = float(np.mean([_mean_loss(self.model, rows, collate, encoder) for rows in held]))
-            losses.append(mean)
-            metrics = {"eval_loss": mean}
-            self.control: Any = self.callback_handler.on_evaluate(
-                self.args, self.state, self.control, metrics
-            )
-            return metrics
-
-    with contextlib.ExitStack() as stack:
-        where = folder or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="taskscout-"))
-        )
-        saves = folder is not None or patience > 0
-        arguments = TrainingArguments(
-            output_dir=str(where),
-            num_train_epochs=1,  # of the whole order
-            per_device_train_batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            warmup_steps=0.06,
-            bf16=encoder.resolved_precision == "bf16",
-            use_cpu=encoder.device.type == "cpu",
-            seed=recipe.seed,
-            data_seed=recipe.seed,
-            save_strategy="steps" if saves else "no",
-            save_steps=min(per_epoch, 200) if patience == 0 else per_epoch,
-            save_total_limit=2,
-            eval_strategy="steps" if patience else "no",
-            eval_steps=per_epoch if patience else None,
-            load_best_model_at_end=patience > 0,
-            metric_for_best_model="loss" if patience else None,
-            greater_is_better=False if patience else None,
-            logging_strategy="no",
-            report_to=getattr(recipe, "report_to", "none") or "none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_num_workers=0,
-            dataloader_pin_memory=False,
-        )
-        trainer = InOrder(
-            model=model,
-            args=arguments,
-            train_dataset=[{**data[t][r], "task": t} for t, r in order.tolist()],
-            eval_dataset=held[0] if patience else None,
-            data_collator=collate,
-            optimizers=(_optimizer(model, recipe, encoder.device), None),
-        )
-        clock = _clock(budget_seconds)
-        trainer.add_callback(clock)
-        if patience:
-            from transformers import EarlyStoppingCallback
-
-            trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
-        last = get_last_checkpoint(str(where)) if folder is not None and where.is_dir() else None
-        start = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):  # Trainer prints its summary
-            trainer.train(resume_from_checkpoint=last)
-        seconds = time.perf_counter() - start
-        steps = int(trainer.state.global_step)
+    identity = json.dumps(
+        [
+            [tuning._identity(t, encoder, recipe, initialisation) for t in bounded],
+            [t.name for t in tasks],
+            temperature,
+        ]
+    )
+    run = Run(
+        model=model,
+        rows=rows,
+        held=_held(tasks, encoder, recipe) if recipe.early_stopping else [],
+        lengths=[objectives[row["task"]].length(row) for row in rows],
+        collate=_Collate(objectives),
+        recipe=schedule,
+        encoder=encoder,
+        optimizer=lambda: tuning._optimizer(model, recipe, encoder.device),
+        read=lambda: tuning._arrays(tuned_body, encoder, recipe),
+        identity=hashlib.blake2b(identity.encode(), digest_size=16).hexdigest(),
+        folder=folder,
+        budget_seconds=budget_seconds,
+    )
+    with tuning._frozen_in_half(tuned_body, encoder):
+        trained = train(run)
     parameters = tuning._arrays(tuned_body, encoder, recipe, copy=recipe.tuning != "full")
     if recipe.tuning == "lora":
         tuned_body = tuned_body.merge_and_unload()
-        for each in models:
-            each.body = tuned_body
-    model.eval()
-    drawn = np.bincount(order[: steps * recipe.batch_size, 0], minlength=len(tasks))
+    for each in models:
+        each.body = tuned_body
+        each.eval()
     return Together(
-        tuple(t.name for t in tasks), tuned_body, tuple(m.eval() for m in models), recipe,
-        parameters, seconds, sum(sizes), steps, tuple(drawn.tolist()), losses,
+        tuple(t.name for t in tasks), tuned_body, tuple(models), recipe, parameters,
+        trained.seconds, sum(sizes), trained.steps,
     )  # fmt: skip
 
 
-def _rows(
-    task: Task, encoder: Encoder, recipe: Recipe, split: str, prompt: int
-) -> list[dict[str, Any]]:
-    """Tokenized examples with labels, within the recipe's bounds."""
-    from taskscout.models.tuning import _within_budget
+def _within(objective: Objective, recipe: Recipe) -> list[list[dict[str, Any]]]:
+    """Training examples as rows of features, within the recipe's tokens."""
+    from taskscout.models.tuning import _fitting
 
-    if split not in task.tables:
-        return []
-    task = task.sample(recipe.examples, split=split, seed=recipe.seed)
-    texts, pairs = task.inputs(split)
-    labels = task.labels(split)
-    rows: list[dict[str, Any]] = encoder.tokenize(texts, pairs)
-    shuffled = np.random.default_rng(recipe.seed).permutation(len(rows))
-    chosen = _within_budget(rows, recipe.tokens, shuffled, prompt) if len(rows) else shuffled
-    return [{**rows[i], "labels": labels[i].item()} for i in chosen]
+    examples = objective.rows("train")
+    prompt = recipe.prompt_length if recipe.tuning == "prompt" else 0
+    lengths = [sum(objective.length(row) + prompt for row in rows) for rows in examples]
+    shuffled = np.random.default_rng(recipe.seed).permutation(len(examples))
+    return [examples[i] for i in _fitting(lengths, recipe.tokens, shuffled)]
 
 
-def _mean_loss(model: Any, rows: list[dict[str, Any]], collate: Any, encoder: Encoder) -> float:
-    """Mean loss over the rows of one task; ``task`` is in the rows."""
-    training = model.training
-    model.eval()
-    total = 0.0
-    with torch.inference_mode(), encoder.autocast():
-        for i in range(0, len(rows), encoder.batch_size):
-            items = rows[i : i + encoder.batch_size]
-            batch = {k: v.to(encoder.device) for k, v in collate(items).items()}
-            total += float(model(**batch)["loss"]) * len(items)
-    model.train(training)
-    return total / len(rows)
+def _held(tasks: Sequence[Task], encoder: Encoder, recipe: Recipe) -> list[dict[str, Any]]:
+    """As many validation rows of each task, so that their mean is the mean over tasks."""
+    from taskscout.models.objectives import objective_of
+
+    found = []
+    for i, task in enumerate(tasks):
+        if "validation" not in task.tables or not task.tables["validation"].num_rows:
+            log.warning(
+                "Task %r has no validation split, which early stopping looks at: training goes on "
+                "to its end.", task.name,
+            )  # fmt: skip
+            return []
+        task = task.sample(recipe.test_examples, split="validation", seed=recipe.seed)
+        objective = objective_of(task, encoder, replace(recipe, metric=""))
+        rows = [row for example in objective.rows("validation") for row in example]
+        found.append([{**row, "task": i} for row in rows])
+    least = min(len(rows) for rows in found)
+    return [row for rows in found for row in rows[:least]]
 
 
-def _optimizer(
-    model: SharedModel, recipe: Recipe, device: torch.device
-) -> torch.optim.Optimizer | None:
-    """AdamW with a rate for the heads; None, the Trainer's own, where the rates agree."""
-    if recipe.head_learning_rate == recipe.learning_rate:
-        return None
-    model.to(device)
-    groups: list[dict[str, Any]] = [
-        {"params": list(model.head.parameters()), "lr": recipe.head_learning_rate}
-    ]
-    rest = [p for p in model.body.parameters() if p.requires_grad]
-    if rest:
-        groups.append({"params": rest})
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0)
+class _Collate:
+    """Makes a batch of parts: one for all sequence tasks, and one for each other task."""
 
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self.objectives = objectives
 
-def _clock(seconds: float | None) -> Any:
-    """Make a callback that ends training after so many seconds."""
-    from transformers import TrainerCallback
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        parts: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            kind = self.objectives[row["task"]].task.kind
+            parts.setdefault(-1 if kind in SEQUENCE_KINDS else row["task"], []).append(row)
+        return {"labels": [self._part(of) for of in parts.values()]}
 
-    class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for us
-        def __init__(self) -> None:
-            self.begun = time.perf_counter()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
-            if seconds is not None and time.perf_counter() - self.begun > seconds:
-                control.should_training_stop = True
-
-    return Clock()
+    def _part(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        plain = [{k: v for k, v in row.items() if k != "task"} for row in rows]
+        batch = self.objectives[rows[0]["task"]].collate(plain)
+        labels = batch.pop("labels")
+        return {
+            "task": torch.tensor([row["task"] for row in rows]),
+            "labels": labels,
+            "features": batch,
+        }

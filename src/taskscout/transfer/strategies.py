@@ -148,47 +148,17 @@ def check_target(target: Task, strategy: Strategy) -> tuple[str, ...]:
 
     Raises
     ------
-    TransferError
+    DataError
         If a split is missing or empty, or holds nothing but empty texts.
     """
-    needed = ("test",) if strategy == "zero_shot" else ("train", "test")
-    for split in needed:
-        table = target.tables.get(split)
-        if table is None or table.num_rows == 0:
-            raise TransferError(
-                f"Target {target.name!r} has no rows in split {split!r}"
-                f" (splits: {', '.join(f'{s} {t.num_rows:,}' for s, t in target.rows())}).",
-                "The target is trained on its training split and scored on its test split.",
-                "Give more rows, or name the column that assigns rows to splits with "
-                "--split-column.",
-            )
-    for split, table in target.rows():
-        texts, pairs = target.inputs(split)
-        if table.num_rows and not any(t.strip() for t in [*texts, *(pairs or [])]):
-            raise TransferError(
-                f"Target {target.name!r}: all {table.num_rows:,} texts of split {split!r} are "
-                "empty.",
-                "There is nothing to read in it.",
-                "Name the right column with --text, or fill the split.",
-            )
-    notes = []
-    if target.kind == "classification" and strategy != "zero_shot":
-        known = set(target.labels("train").tolist())
-        for split in target.splits:
-            if split == "train" or not target.tables[split].num_rows:
-                continue
-            labels = target.labels(split)
-            unknown = sorted(set(labels.tolist()) - known)
-            if unknown:
-                names = ", ".join(repr(target.label_names[c]) for c in unknown[:5])
-                rows = int(np.isin(labels, unknown).sum())
-                more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-                notes.append(
-                    f"{names}{more} in split {split!r} ({rows:,} of {len(labels):,} rows) never "
-                    "occurs in the training split, so it cannot be learnt and these rows count "
-                    "as wrong. Move some of its rows to the training split, or leave it out."
-                )
-    return tuple(notes)
+    from taskscout.models.objectives import check_split, unknown_labels
+
+    for split in ("test",) if strategy == "zero_shot" else ("train", "test"):
+        check_split(target, split)
+    if strategy == "zero_shot":
+        return ()
+    held = [s for s in target.splits if s != "train" and target.tables[s].num_rows]
+    return tuple(note for note in (unknown_labels(target, s) for s in held) if note)
 
 
 def check_kinds(target: Task, sources: Sequence[Origin], strategy: Strategy) -> None:
@@ -338,12 +308,9 @@ def transfer(
         notes=tuple(run.notes),
         tuned=tuned,
     )
-    if target.kind in SEQUENCE_KINDS:
-        out.outputs, out.scores = scored(tuned, target, "test", bench.encoder)
-        if "validation" in target.tables and target.tables["validation"].num_rows:
-            out.validation = scored(tuned, target, "validation", bench.encoder)[1]
-    else:
-        out.scores = tuned.scores
+    out.outputs, out.scores = scored(tuned, target, "test", bench.encoder)
+    if "validation" in target.tables and target.tables["validation"].num_rows:
+        out.validation = scored(tuned, target, "validation", bench.encoder)[1]
     return out
 
 
@@ -360,27 +327,20 @@ def tune_task(
     """Tune, with checkpoints in a folder and a bound on time where they are asked for."""
     from taskscout.models.tuning import tune
 
-    more: dict[str, Any] = {}
-    if folder is not None:
-        more["folder"] = folder
-    if seconds is not None:
-        more["budget_seconds"] = max(seconds, 1.0)
-    import inspect
-
-    more = {k: v for k, v in more.items() if k in inspect.signature(tune).parameters}
-    evaluate = None if task.kind in SEQUENCE_KINDS else "test"
-    return tune(task, encoder, recipe, body=body, start=start, evaluate=evaluate, **more)
+    return tune(
+        task, encoder, recipe, body=body, start=start, evaluate=None, folder=folder,
+        budget_seconds=None if seconds is None else max(seconds, 1.0),
+    )  # fmt: skip
 
 
 def scored(
     tuned: TunedModel, task: Task, split: str, encoder: Encoder
-) -> tuple[NDArray[np.float32], dict[str, float]]:
-    """Outputs for all rows of a split, in its order, and their scores."""
-    from taskscout.models.heads import score_of
+) -> tuple[NDArray[np.float32] | None, dict[str, float]]:
+    """Scores of all rows of a split; and the head's outputs in their order, for sequence kinds."""
+    from taskscout.models.objectives import predict
 
-    texts, pairs = task.inputs(split)
-    outputs = tuned.model.predict(encoder.encode(texts, pairs, model=tuned.model.body))
-    return outputs, score_of(task, split, outputs)
+    predictions, scores = predict(tuned, task, encoder, split)
+    return predictions if task.kind in SEQUENCE_KINDS else None, scores
 
 
 @dataclass
