@@ -95,6 +95,16 @@ def test_format_formula():
     assert scores[0] == 1  # no classes against two
 
 
+def test_cards_of_tasks_say_whether_texts_come_in_pairs(bench):
+    method, target = Format(), make_task("target", pairs=True)
+    sources = [make_task("pairs", pairs=True), make_task("single")]
+    described = [method.describe(s, bench) for s in sources]
+    assert [d.header["pair"] for d in described] == [True, False]
+    unknown = Description("card", "unknown", {**described[0].header, "pair": None})
+    scores = method.score(target, [*described, unknown], bench)
+    np.testing.assert_allclose(scores * 7, [7, 6, 6.5])
+
+
 def test_the_same_kind_outweighs_all_else():
     target = make_task()
     sources = [

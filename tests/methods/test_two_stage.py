@@ -235,6 +235,12 @@ def test_how_it_is_written() -> None:
     assert again.name == "two-stage(esm-h-score,logme,keep=3)"
 
 
+def test_none_is_a_word():
+    """``centring=none`` is that option's value, not the absence of one."""
+    method = parse_method("esm-logme(centring=none,unit-norm=false,compat=true)")
+    assert (method.centring, method.unit_norm, method.compat) == ("none", False, True)
+
+
 def test_options_reach_every_stage() -> None:
     gains = object()
     method = parse_method("source-prior>rrf(taskshop(size)>vocabulary,size)", gains=gains)

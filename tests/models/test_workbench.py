@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuned_store import TunedStore
 from taskscout.models.tuning import Recipe, TunedModel, Tuning
-from taskscout.models.workbench import Workbench
+from taskscout.models.workbench import Workbench, text_key
 from tests.tiny import toy_task
 
 TASK = toy_task(n=48)
@@ -184,3 +187,28 @@ def test_embeddings_are_made_once(tiny: Encoder, tmp_path: Path) -> None:
     second = bench(tiny, tmp_path)
     np.testing.assert_array_equal(second.embeddings(TASK), once)
     assert (second.embedded, second.recalled) == (0, 48)
+
+
+_INPUT = st.tuples(st.text("ab\0", max_size=4), st.none() | st.text("ab\0", max_size=4))
+
+
+@given(_INPUT, _INPUT)
+def test_no_two_inputs_share_a_key(one: tuple[str, str | None], other: tuple[str, str | None]):
+    assert (text_key(*one) == text_key(*other)) == (one == other)
+
+
+def test_a_text_with_a_nul_is_no_pair(tiny: Encoder, tmp_path: Path) -> None:
+    """Also not in a cache that was filled when both were known by the same bytes."""
+    made = bench(tiny, tmp_path)
+    old = hashlib.blake2b(b"good film\0bad plot", digest_size=16).digest()
+    wrong = np.full((1, tiny.dimension), 7.0, np.float32)
+    made.cache.put(tiny.space, [old], wrong)
+    pair = made.embed(["good film"], ["bad plot"])
+    text = made.embed(["good film\0bad plot"])
+    assert (made.recalled, made.embedded) == (0, 2)
+    assert not np.allclose(pair, text)
+    np.testing.assert_allclose(pair, tiny.encode(["good film"], ["bad plot"]), atol=1e-6)
+    # A plain text is known by its own bytes, so what was kept of such stays known.
+    plain = hashlib.blake2b(b"good film", digest_size=16).digest()
+    made.cache.put(tiny.space, [plain], wrong)
+    np.testing.assert_array_equal(made.embed(["good film"]), wrong)
