@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 import taskscout
 from taskscout.errors import TransferError
 from taskscout.models.encoder import Encoder
+from taskscout.models.objectives import objective_of
 from taskscout.models.tuning import Recipe, TunedModel, tune
+from taskscout.tasks import Task
 from taskscout.transfer.export import load, save_model
 from tests.tiny import tiny_encoder, toy_task
 
@@ -128,6 +131,89 @@ def test_long_texts_are_cut_where_training_cut_them(tmp_path: Path, encoder: Enc
     long = [" ".join(["good"] * 30 + ["bad"] * 300)]
     want = model.model.predict(encoder.encode(long, model=model.model.body))
     np.testing.assert_allclose(load(tmp_path).outputs(long), want, atol=1e-5)
+
+
+def test_tags_are_transformers_own_class(tmp_path: Path, encoder: Encoder):
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    tables = {
+        "train": pa.table({"tokens": [["good", "film"], ["bad"]] * 8, "label": [[1, 0], [2]] * 8})
+    }
+    task = Task("tags", "tagging", tables, ("O", "B-GOOD", "B-BAD"))
+    model = tune(task, encoder, Recipe(least_steps=4, epochs=1), evaluate=None)
+    assert save_model(model.model, encoder, tmp_path, task.label_names) == "native"
+    native = AutoModelForTokenClassification.from_pretrained(tmp_path).eval()
+    batch = AutoTokenizer.from_pretrained(tmp_path)(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        theirs, own = native(**batch).logits, model.model(**batch)["logits"]
+    mask = batch["attention_mask"].bool()
+    np.testing.assert_allclose(theirs[mask], own[mask], atol=1e-5)
+    assert native.config.id2label == {0: "O", 1: "B-GOOD", 2: "B-BAD"}
+
+
+def test_spans_are_transformers_own_class(tmp_path: Path, encoder: Encoder):
+    from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+    rows = {
+        "question": ["was it good", "was it bad"] * 8, "context": ["the film was good"] * 16,
+        "answer_text": ["good"] * 16, "answer_start": [13] * 16,
+    }  # fmt: skip
+    task = Task("spans", "span_qa", {"train": pa.table(rows)})
+    model = tune(task, encoder, Recipe(least_steps=4, epochs=1), evaluate=None)
+    assert save_model(model.model, encoder, tmp_path, ()) == "native"
+    native = AutoModelForQuestionAnswering.from_pretrained(tmp_path).eval()
+    batch = AutoTokenizer.from_pretrained(tmp_path)(TEXTS, TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        said, own = native(**batch), model.model(**batch)["logits"]
+    mask = batch["attention_mask"].bool()
+    np.testing.assert_allclose(said.start_logits[mask], own[..., 0][mask], atol=1e-5)
+    np.testing.assert_allclose(said.end_logits[mask], own[..., 1][mask], atol=1e-5)
+
+
+def test_choices_are_numbers_of_pairs(tmp_path: Path, encoder: Encoder):
+    rows = {
+        "text": ["the film was", "it is"] * 8,
+        "choices": [["good", "bad", "so"]] * 16,
+        "label": [0, 1] * 8,
+    }
+    task = Task("choices", "multiple_choice", {"train": pa.table(rows)})
+    model = tune(task, encoder, Recipe(least_steps=4, epochs=1), evaluate=None)
+    assert save_model(model.model, encoder, tmp_path, ()) == "own"
+    found = load(tmp_path).outputs(["the film was"] * 3, ["good", "bad", "so"])[:, 0]
+    want = objective_of(task, encoder, model.recipe).predict(model.model, "train")[0]
+    # The bias is common to all choices, and may be left out.
+    np.testing.assert_allclose(found - found[0], want - want[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+@pytest.mark.parametrize("tuning", ["lora", "prompt"])
+def test_language_models_are_transformers_and_pefts_own(tmp_path: Path, kind: str, tuning: str):
+    import peft
+    import transformers
+
+    from tests.models.test_text_to_text import language_model, toy_texts
+
+    encoder = language_model(tmp_path / "base", kind)
+    length = {"prompt_length": 4} if tuning == "prompt" else {}
+    recipe = Recipe(tuning=tuning, least_steps=4, epochs=1, examples=16, **length)
+    model = tune(toy_texts(16), encoder, recipe, evaluate=None)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    rows = [row for (row,) in objective_of(toy_texts(16), encoder, recipe).rows("train")[:3]]
+    batch = objective_of(toy_texts(16), encoder, recipe).collate(rows)
+    with torch.inference_mode():
+        want = float(model.model.eval()(**batch)["loss"])
+    form = save_model(model.model, encoder, folder, ())
+    name = {"gpt2": "ModelForCausalLM", "t5": "ModelForSeq2SeqLM"}[kind]
+    if tuning == "prompt":
+        assert form == "peft"
+        loaded = getattr(peft, f"AutoPeft{name}").from_pretrained(folder)
+    else:
+        assert form == "native"
+        loaded = getattr(transformers, f"Auto{name}").from_pretrained(folder)
+    with torch.inference_mode():
+        assert float(loaded.eval()(**batch).loss) == pytest.approx(want, abs=1e-5)
+    assert (folder / "tokenizer_config.json").is_file()
 
 
 def test_what_is_no_model_folder(tmp_path: Path):

@@ -528,6 +528,8 @@ def train_and_keep(
 
 def _form(folder: Path) -> str:
     """What loads a model folder."""
+    if (folder / "adapter_config.json").is_file():
+        return "peft"
     if not (folder / "config.json").is_file():
         return "none"
     return "own" if (folder / "modeling_taskscout.py").is_file() else "native"

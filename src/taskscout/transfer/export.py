@@ -30,12 +30,12 @@ def label_maps(label_names: Sequence[str]) -> dict[str, dict[Any, Any]]:
     }
 
 
-def save_model(
-    model: SequenceModel, encoder: Encoder, folder: Path, label_names: Sequence[str]
-) -> str:
+def save_model(model: Any, encoder: Encoder, folder: Path, label_names: Sequence[str]) -> str:
     """Write model, tokenizer and label names into an existing folder.
 
-    Where the ``AutoModelForSequenceClassification`` of the encoder's architecture gives our
+    A head on every token (tagging, span answers) and a language model are saved as
+    transformers' own classes, a language model's prompt as ``peft`` keeps it. Of the other kinds:
+    where the ``AutoModelForSequenceClassification`` of the encoder's architecture gives our
     outputs (it does where it reads nothing but the pooler, as BERT's with pooling ``pooler``),
     the folder is one of that class. Elsewhere it holds a class of its own, whose code is in the
     folder. Which of the two is decided by comparing outputs, not by a list of names.
@@ -43,7 +43,8 @@ def save_model(
     Parameters
     ----------
     model
-        Body and head; LoRA merged in.
+        Body and head; LoRA merged in. A model of choices is saved as one that gives a number to
+        each pair of text and choice: the highest is the answer.
     encoder
         Says how to pool; its tokenizer is saved.
     folder
@@ -53,8 +54,10 @@ def save_model(
 
     Returns
     -------
-    ``native`` or ``own``.
+    ``native``, ``own`` or ``peft``.
     """
+    from taskscout.models.objectives import ChoiceModel, LanguageModel, TokenModel
+
     tokenizer = encoder.tokenizer
     kept = tokenizer.model_max_length
     try:
@@ -62,6 +65,21 @@ def save_model(
         tokenizer.save_pretrained(folder)
     finally:
         tokenizer.model_max_length = kept
+    if isinstance(model, LanguageModel):
+        return _save_language_model(model, encoder, folder)
+    if isinstance(model, TokenModel):
+        native = _tokens(model, encoder, label_names)
+        if native is None:
+            raise TransferError(
+                f"{encoder.model_id} has no class of transformers with a head on every token that "
+                "gives the trained model's answers.",
+                "A prompt beside the weights, or several layers read at once, fits none.",
+                "Use tuning 'lora' or 'full', and layers 'last'.",
+            )
+        native.save_pretrained(folder)
+        return "native"
+    if isinstance(model, ChoiceModel):
+        model = _scores_of_choices(model)
     native = _native(model, encoder, label_names)
     if native is not None:
         native.save_pretrained(folder)
@@ -154,6 +172,83 @@ def _copy(body: Any, into: Any) -> None:
             "It would not give the trained model's answers.",
             "Report this with the name of the encoder.",
         )
+
+
+def _scores_of_choices(model: Any) -> SequenceModel:
+    """A model of choices as one that gives a number to each pair of text and choice."""
+    from taskscout.models.heads import SequenceModel
+
+    out = SequenceModel(model.body, model.encoder, 1, regression=True)
+    out.head = model.head
+    return out.eval()
+
+
+def _save_language_model(model: Any, encoder: Encoder, folder: Path) -> str:
+    """Save a language model as its own class; a prompt as ``peft`` keeps it for that class."""
+    import torch
+
+    from taskscout.models.prompts import PromptedLanguageModel, with_peft
+
+    body = model.body
+    if not isinstance(body, PromptedLanguageModel):
+        body.save_pretrained(folder)
+        return "native"
+    from peft import PromptTuningConfig, TaskType
+
+    both = body.base.config.is_encoder_decoder
+    config = PromptTuningConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM if both else TaskType.CAUSAL_LM,
+        num_virtual_tokens=body.length,
+        num_transformer_submodules=1,  # before the input of the encoder only
+        base_model_name_or_path=str(encoder.folder),
+    )
+    prompted = with_peft(body.base, config)
+    with torch.no_grad():
+        prompted.prompt_encoder["default"].embedding.weight.copy_(body.vectors)
+    prompted.save_pretrained(folder)
+    return "peft"
+
+
+def _tokens(model: Any, encoder: Encoder, label_names: Sequence[str]) -> Any:
+    """A head on every token as transformers' own class; None where none gives our outputs."""
+    import copy
+
+    import torch
+    from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
+
+    body, prompt, _ = _plain_body(model)
+    if prompt is not None or encoder.layers != "last":
+        return None
+    config = copy.deepcopy(body.config)
+    config.architectures = None
+    config.num_labels = model.head.out_features
+    make = AutoModelForQuestionAnswering if model.spans else AutoModelForTokenClassification
+    if not model.spans:
+        for name, value in label_maps(label_names).items():
+            setattr(config, name, value)
+    try:
+        native = make.from_config(config).eval()
+        heads = [m for m in native.children() if isinstance(m, torch.nn.Linear)]
+        if len(heads) != 1 or heads[0].bias is None:
+            return None
+        _copy(body, native.base_model)
+        with torch.no_grad():
+            heads[0].weight.copy_(model.head.weight.detach().cpu())
+            heads[0].bias.copy_(model.head.bias.detach().cpu())
+        rows = encoder.tokenize(["a probe", "a second, longer probe of the same model"])
+        batch = encoder.tokenizer.pad(rows, return_tensors="pt", return_attention_mask=True)
+        with torch.inference_mode():
+            said = native(**batch)
+            theirs = (
+                torch.stack([said.start_logits, said.end_logits], -1)
+                if model.spans
+                else said.logits
+            )
+            ours = model.cpu()(**batch)["logits"]
+            apart = (theirs - ours)[batch["attention_mask"] == 1].abs().max()
+    except (ValueError, RuntimeError, TypeError, AttributeError):
+        return None
+    return native if float(apart) <= TOLERANCE else None
 
 
 def _native(model: SequenceModel, encoder: Encoder, label_names: Sequence[str]) -> Any:

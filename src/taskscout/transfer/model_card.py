@@ -12,6 +12,20 @@ from taskscout.tasks import Task, TaskCard
 from taskscout.transfer.comparison import Comparison
 from taskscout.transfer.strategies import Transfer
 
+#: The hub's name for what a model of each kind does, and the class that loads one.
+_PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "tagging": "token-classification",
+    "span_qa": "question-answering",
+    "multiple_choice": "text-classification",
+    "text_to_text": "text-generation",
+}
+_CLASSES = {
+    "tagging": "AutoModelForTokenClassification",
+    "span_qa": "AutoModelForQuestionAnswering",
+    "text_to_text": "AutoModelForCausalLM  # or AutoModelForSeq2SeqLM, as the model has it",
+}
 _PACKAGES = ("taskscout", "torch", "transformers", "peft", "numpy")
 
 
@@ -107,7 +121,7 @@ def model_card(
         "library_name": "transformers",
         "base_model": encoder,
         "tags": ["taskscout", "transfer-learning"],
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": _PIPELINES[target.kind],
     }
     lines = ["---", *(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in front.items()), "---"]
     lines += ["", f"# {target.name}", ""]
@@ -123,7 +137,7 @@ def model_card(
     lines += [f"{what} (tuning: {tuning}, seed {chosen['seed']}). {chosen['why']}", ""]
     if target.label_names:
         lines += ["Labels: " + ", ".join(f"`{n}`" for n in target.label_names) + ".", ""]
-    lines += ["## Load it", "", *_loading(form), ""]
+    lines += ["## Load it", "", *_loading(form, target.kind), ""]
     lines += ["## Scores", "", *_scores(runs, comparison), ""]
     lines += ["## Sources and licences", ""]
     if sources:
@@ -153,15 +167,26 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _loading(form: str) -> list[str]:
+def _loading(form: str, kind: str) -> list[str]:
     if form == "none":
         return ["This folder holds no model: no single one gave the answers. See `result.json`."]
+    if form == "peft":
+        return [
+            "A prompt for the base model, as peft keeps it:",
+            "",
+            "```python",
+            "from peft import AutoPeftModelForCausalLM  # or AutoPeftModelForSeq2SeqLM",
+            "",
+            'model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")',
+            "```",
+        ]
     if form == "native":
+        name, _, remark = _CLASSES.get(kind, "AutoModelForSequenceClassification").partition("  ")
         return [
             "```python",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+            f"from transformers import {name}, AutoTokenizer" + (f"  {remark}" if remark else ""),
             "",
-            'model = AutoModelForSequenceClassification.from_pretrained("FOLDER")',
+            f'model = {name}.from_pretrained("FOLDER")',
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
             "```",
         ]
