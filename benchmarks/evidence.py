@@ -29,7 +29,7 @@ from taskscout.methods.evidence import (
     Spectral,
     label_columns,
     log_evidence,
-    logme,
+    logme_of_features,
     logme_of_maps,
 )
 from taskscout.methods.scores import h_score
@@ -105,7 +105,8 @@ def alone(base: Path, peer: Side, f: np.ndarray, y: np.ndarray) -> dict[str, Any
         out[name] = answer["score"], answer["processor"]
     g = f.astype(np.float64)
     out["formula"] = timed(lambda: published(g, y))
-    out["ours"] = timed(lambda: logme(g, y))
+    columns = label_columns(y)
+    out["ours"] = timed(lambda: logme_of_features(f, columns, **PLAIN))
     out["ours h-score"] = timed(lambda: h_score(g, y))
     statistics = TargetStatistics.of(g, label_columns(y))
     rng = np.random.default_rng(0)
@@ -203,9 +204,9 @@ def main() -> None:
     ]  # fmt: skip
     text = (
         f"Base embeddings of {TASK} (7 classes, real texts; at 768 the last layer's beside the "
-        "mean of all layers'). Processor milliseconds on one thread, medians of 5: the score of given "
-        "features; then of one source under a map, which for hfselect means transforming the "
-        "embeddings and scoring them, for us a map of rank 16 (random) and the target's "
+        "mean of all layers'). Processor milliseconds on one thread, medians of 5: of given "
+        "features, then of one source under a map, which for hfselect means transforming the "
+        "embeddings and scoring them, for us a random map of rank 16 and the target's "
         f"statistics. Meanwhile {load()}.\n\n"
         + markdown(
             ("n", "d", "hfselect", "transformer-ranker", "thuml's formula", "taskscout",

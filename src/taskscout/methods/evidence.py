@@ -369,7 +369,7 @@ class LowRankMaps:
     scale
         s, B; not zero.
     inner, outer
-        U and V, B × d × r each.
+        U and V, B × d × r each, r at least 1.
     unit_norm
         Scale the mapped features to a root mean square norm of 1.
     """
@@ -389,9 +389,8 @@ class LowRankMaps:
         u = target.array(np.swapaxes(inner, -1, -2))
         v = target.array(np.swapaxes(outer, -1, -2))
         self.rank = r = u.shape[1]
-        if r:
-            v, triangle = xp.linalg.qr(v.swapaxes(-1, -2))
-            u, v = triangle @ u / s, v.swapaxes(-1, -2)
+        v, triangle = xp.linalg.qr(v.swapaxes(-1, -2))
+        u, v = triangle @ u / s, v.swapaxes(-1, -2)
         # The r rows of P' and the r of V', in the eigenvectors of G.
         stacked = xp.concatenate([u + v, v], 1)
         rotated = stacked.reshape(-1, target.dimension) @ target.q
@@ -412,10 +411,6 @@ class LowRankMaps:
         target, xp, r = self.target, self.target.xp, self.rank
         h, rest, t, right, logs, unmapped = target.panel(number)
         m, columns = len(t), target.columns
-        if r == 0:
-            log, w = target.numpy(logs), target.numpy(unmapped)
-            shape = (len(sources), columns, m)
-            return np.broadcast_to(log, (len(sources), m)), np.broadcast_to(w.T, shape)
         chosen = self.rows[target.index(sources)]
         products, remains = [], []
         for start in range(0, len(sources), target.chunk):
@@ -743,6 +738,31 @@ class MapEvidence:
             for tag, future in waiting:
                 yield tag, future.result()
 
+    def _by_blocks(
+        self, shared: TargetSpectrum, scale: Array, inner: NDArray[Any], outer: NDArray[Any]
+    ) -> Array:
+        """Score maps by r × r blocks; NaN for those that this would not serve."""
+        shape = len(scale), shared.columns
+        n, d = shared.n, shared.dimension
+        if not inner.shape[2]:  # s I, whose spectrum is the target's own
+            values = scale[:, None] ** 2 * shared.g
+            if self.unit_norm:
+                values = values * (n / values.sum(1, keepdims=True))
+            energies = np.broadcast_to(
+                shared.numpy(shared.energies), (len(scale), len(shared.g), shared.columns)
+            )
+            spectral = Spectral(values, energies, shared.label_square, d)
+            mean: Array = log_evidence(spectral, shape, n, d)[0].mean(1)
+            return mean
+        try:
+            low = LowRankMaps(shared, scale, inner, outer, unit_norm=self.unit_norm)
+            mean = log_evidence(low, shape, n, d)[0].mean(1)
+        except (np.linalg.LinAlgError, RuntimeError):  # torch's error is the latter
+            return np.full(len(scale), np.nan)
+        # Where s I is lost beside V U', dividing by s has lost the digits too.
+        own = scale**2 * float(shared.g.sum()) > _LEAST_SHARE * low.trace
+        return np.where(own, mean, np.nan)
+
     def _score(
         self,
         scale: Array,
@@ -754,28 +774,15 @@ class MapEvidence:
         count, d, r = inner.shape
         b = np.zeros((count, d)) if offset is None else np.asarray(offset, np.float64)
         out = np.full(count, np.nan)
-        cheap = np.zeros(count, bool)
-        shared = None if self.compat else self._spectrum()
-        # Beyond that rank, and where s I is lost beside V U', one eigendecomposition per source
-        # is cheaper or safer than r × r blocks.
-        if shared is not None and len(shared.g) and (8 * r <= d or self._components is not None):
-            cheap = scale != 0
-        if shared is not None and cheap.any():
-            maps = scale[cheap], inner[cheap], outer[cheap]
+        # Beyond that rank one eigendecomposition per source is cheaper than r × r blocks.
+        if not self.compat and (8 * r <= d or self._components is not None):
+            shared, rows = self._spectrum(), np.flatnonzero(scale)
+            maps = scale[rows], inner[rows], outer[rows]
             if self.centring == "none":
-                maps = _with_offset(*maps, b[cheap])
-            low = LowRankMaps(shared, *maps, unit_norm=self.unit_norm)
-            own = maps[0] ** 2 * float(shared.g.sum()) > _LEAST_SHARE * low.trace
-            try:
-                shape = len(maps[0]), shared.columns
-                evidence, _, _ = log_evidence(low, shape, shared.n, shared.dimension)
-                good = own & np.isfinite(evidence).all(1)
-                rows = np.flatnonzero(cheap)
-                out[rows[good]] = evidence[good].mean(1)
-                cheap[rows[~good]] = False
-            except (np.linalg.LinAlgError, RuntimeError):  # torch's error is the latter
-                cheap[:] = False
-        rest = np.flatnonzero(~cheap)
+                maps = _with_offset(*maps, b[rows])
+            if len(rows) and len(shared.g):
+                out[rows] = self._by_blocks(shared, *maps)
+        rest = np.flatnonzero(np.isnan(out))
         if len(rest):
             u, v = np.asarray(inner[rest], np.float64), np.asarray(outer[rest], np.float64)
             weight = scale[rest][:, None, None] * np.eye(d) + v @ u.swapaxes(-1, -2)
@@ -855,6 +862,30 @@ def logme_of_maps(
     """
     scorer = MapEvidence(target, compat=compat, centring=centring, unit_norm=unit_norm)
     return scorer(scale, inner, outer, offset)
+
+
+def logme_of_features(
+    features: ArrayLike,
+    columns: Array,
+    *,
+    compat: bool = False,
+    centring: Centring = "both",
+    unit_norm: bool = True,
+) -> float:
+    """LogME of features F (n × d) for label columns Y (n × C); see :func:`logme`.
+
+    With more rows than columns from the Gram matrix, several times as fast as from the singular
+    values that :func:`logme` takes; the same to rounding, which the Gram matrix squares.
+    """
+    f = np.asarray(features)
+    n, d = f.shape
+    if n <= 2 * d:
+        return logme(f, columns, compat=compat, centring=centring, unit_norm=unit_norm)
+    none = np.zeros((1, d, 0))
+    with one_thread():
+        statistics = TargetStatistics.of(f, columns)
+        options = {"compat": compat, "centring": centring, "unit_norm": unit_norm}
+        return float(logme_of_maps(statistics, np.ones(1), none, none, **options)[0])  # type: ignore[arg-type]
 
 
 def logme_of_full_maps(

@@ -20,7 +20,7 @@ from taskscout.methods.descriptions import by_text
 from taskscout.methods.evidence import (
     MapEvidence,
     label_columns,
-    logme_of_maps,
+    logme_of_features,
 )
 from taskscout.methods.method import BaseMethod, Cost, Description, Factory
 from taskscout.methods.scores import (
@@ -38,7 +38,7 @@ from taskscout.methods.scores import (
     transrate,
 )
 from taskscout.methods.space_map import Moments, SpaceMap, fit_maps, identity_map
-from taskscout.methods.statistics import Centring, TargetStatistics, target_statistics
+from taskscout.methods.statistics import Centring, target_statistics
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Kind, Task
 from taskscout.tasks.task import SEQUENCE_KINDS
@@ -521,19 +521,16 @@ class LogME(_LogME, SourceModelMethod):
         if target.kind not in self.kinds:
             return out
         columns = label_matrix(target, compat=self.compat)
-        none = np.zeros((1, bench.encoder.dimension, 0))
         for i in range(len(sources)):
             features = self.features(target, sources[i], bench)
             if features is not None and np.isfinite(features).all():
-                out[i] = logme_of_maps(
-                    TargetStatistics.of(features, columns),
-                    np.ones(1),
-                    none,
-                    none,
+                out[i] = logme_of_features(
+                    features,
+                    columns,
                     compat=self.compat,
                     centring=self.centring,
                     unit_norm=self.unit_norm,
-                )[0]
+                )
         return out
 
 
