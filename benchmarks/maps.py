@@ -28,7 +28,7 @@ from taskscout.methods.space_map import Moments, SpaceMap, fit_map, fit_maps
 SOURCES = ("sst2", "snli", "go_emotions", "clinc150")
 RANKS = (4, 8, 16, 32, 64)
 REPEATS = 5
-PAIRS, HELD_OUT = 3000, 500
+PAIRS, HELD_OUT = 1500, 500
 
 
 def closed_form(x: np.ndarray, y: np.ndarray) -> tuple[SpaceMap, Moments]:

@@ -644,8 +644,7 @@ class MapEvidence:
         As in :func:`logme`.
     components
         Take the features for their leading principal components only, so many of them: a
-        screening, three times cheaper at 384 dimensions and 128 components, whose order is near
-        the exact one (``docs/benchmarks.md``).
+        screening. It saves less than half of a score's time (``docs/benchmarks.md``).
     device
         A torch device, such as ``cuda``; None for NumPy. Scores agree to 1e-9.
     """
