@@ -23,7 +23,7 @@ from benchmarks._report import markdown, publish
 from taskscout import Pool, Workbench, rank
 
 SIZES = (50, 5000, 10_000)
-REPEATS = 5
+REPEATS = 3
 
 
 def one(folder: str) -> None:
