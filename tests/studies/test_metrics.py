@@ -362,7 +362,9 @@ def test_permutation_test():
     assert permutation_test(large) == pytest.approx(wanted, abs=0.02)
     # Several at a time, each with its own missing targets.
     both = np.stack([d, np.where(np.arange(12) < 3, np.nan, d)], 1)
-    np.testing.assert_allclose(permutation_test(both), [permutation_test(d), permutation_test(d[3:])])
+    np.testing.assert_allclose(
+        permutation_test(both), [permutation_test(d), permutation_test(d[3:])]
+    )
 
 
 def test_holm():
