@@ -145,8 +145,10 @@ def main() -> None:
     sources = [s for s, h in zip(block.sources, held, strict=True) if h]
 
     published = as_published(taskweb, list(texts.predicted))
-    # Of methods that cannot serve a target, only their notes tell.
-    notes = "\n".join(f"- {n}" for n in (*texts.notes, *labels.notes))
+    # Sources without a map are no part of the block, so none of its methods puts them last.
+    notes = "\n".join(
+        f"- {n}" for n in (*texts.notes, *(n for n in labels.notes if "has no score" not in n))
+    )
     text = f"""TaskWeb's transfers of T5-large, 8 seeds. First the published table (Kim et al.
 2023):
 NDCG (rank gain, higher is better) / Regret@5 in percent (mean of five, lower is better) by
