@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ import pyarrow as pa
 import pytest
 
 import taskscout.pools
+from taskscout.methods.method import get_method, method_names
+from taskscout.methods.topics import TopicModel, digest
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
+from taskscout.models.tuning import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
-from taskscout.ranking import NONE, rank
+from taskscout.ranking import COMPOSED, NONE, rank
 from taskscout.tasks import Task
 from taskscout.tasks.catalogue import Catalogue
 from taskscout.tasks.task import SEQUENCE_KINDS
@@ -27,7 +31,21 @@ if not FOLDER.is_dir():
     pytest.skip(f"no built-in pool in {FOLDER}", allow_module_level=True)
 
 #: What package data may weigh.
-LARGEST = 40_000_000
+LARGEST = 60_000_000
+#: Descriptions that every source has.
+KEYS = {
+    "tuned",
+    "space-map",
+    "overlap",
+    "terms",
+    "ngrams",
+    "moments",
+    "sample",
+    "text-embedding",
+    "text-embedding-pooler",
+    "text-embedding-layers",
+    "task-embedding-outputs",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +55,14 @@ def pool() -> Pool:
 
 def test_opens_whole(pool: Pool):
     assert pool.folder == FOLDER
-    assert len(pool) >= 50
+    assert len(pool) >= 70
     assert pool.verify() == []
 
 
 def test_small_and_of_a_few_files():
     files = [p for p in FOLDER.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= LARGEST
-    assert len(files) <= 8
+    assert len(files) <= len(KEYS) + 3  # the header, the table of sources, the topics
     assert {p.suffix for p in files} == {".json", ".safetensors"}
 
 
@@ -66,6 +84,7 @@ def test_every_source_has_a_card(pool: Pool):
         assert card.domain, card.name
         assert card.language, card.name
         assert card.rows["train"] > 0, card.name
+        assert card.pair in (True, False), card.name
         if card.kind == "classification":
             assert len(card.label_names) >= 2, card.name
     answers = {s.card.commercial for s in pool}
@@ -80,17 +99,15 @@ def test_every_source_has_its_tuning(pool: Pool):
         assert source.tuning["trained_on"] > 0
         assert re.fullmatch("[0-9a-f]{32}", source.tuning["fingerprint"])
         # On how many test rows a source was scored has no part in how it was tuned.
-        recipe = {k: v for k, v in source.tuning["recipe"].items() if k != "test_examples"}
-        recipes.add(json.dumps(recipe, sort_keys=True))
+        recipes.add(replace(Recipe(**source.tuning["recipe"]), test_examples=0))
     assert len(recipes) == 1  # one recipe for all
-    (recipe,) = map(json.loads, recipes)
-    assert recipe["tuning"] == "lora"
+    assert recipes.pop().tuning == "lora"
 
 
 def test_every_source_has_its_descriptions(pool: Pool):
     d = pool.encoder["dimension"]
     for source in pool:
-        assert source.headers.keys() >= {"space-map", "tuned", "overlap"}, source.name
+        assert source.headers.keys() == KEYS, source.name
         outputs = len(source.card.label_names) or 1
         found = {k: pool.description(source.name, k) for k in source.headers}
         for each in found.values():
@@ -113,6 +130,15 @@ def test_every_source_has_its_descriptions(pool: Pool):
         assert sketch.dtype == np.uint64
         assert (np.diff(sketch.astype(np.float64)) > 0).all()
         assert len(sketch) <= found["overlap"].header["size"]
+
+
+def test_topics_over_all_sources(pool: Pool):
+    path = pool.attached("topics")
+    assert path is not None
+    model = TopicModel.read(path)
+    assert model.topics == 20
+    assert model.known.keys() == {digest(d) for d in pool.descriptions("terms")}
+    assert model.vocabulary == pool.source(pool.names[0]).headers["terms"]["vocabulary"]
 
 
 def test_every_task_left_out_has_a_reason(pool: Pool):
@@ -277,6 +303,26 @@ def test_the_two_rankings_differ(bench: Workbench):
     ]
     assert orders[0][:3] != orders[1][:3]
     assert sorted(orders[0]) == sorted(orders[1])
+
+
+@pytest.mark.encoder
+def test_carries_what_methods_read(pool: Pool, bench: Workbench, monkeypatch: pytest.MonkeyPatch):
+    """Whatever asks for no tuning, no grid and no source model ranks with what is there."""
+    wanted = [
+        name
+        for name in method_names()
+        if (method := get_method(name)).cost in ("card", "words", "embedding")
+        and "grid" not in method.needs
+        and name not in COMPOSED
+    ]
+    assert len(wanted) > 50
+    monkeypatch.setattr(TopicModel, "fit", None)  # the topics are read
+    ranking = rank(written("questions", QUESTIONS), pool, wanted, bench=bench)
+    assert list(ranking.methods) == wanted
+    for row in ranking.sources:
+        # Some scores of classes have no meaning for a source without any.
+        if row.card is not None and row.card.kind == "classification":
+            assert all(map(math.isfinite, row.scores.values())), row
 
 
 @pytest.mark.encoder
