@@ -16,6 +16,7 @@ from taskscout.methods.fusion import parse_method
 from taskscout.methods.gains import Gains, read_table
 from taskscout.methods.joint import Joint, Parts, reads, split
 from taskscout.methods.method import Description, Method, method_names
+from taskscout.methods.topics import ATTACHED
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool
 from taskscout.ranking import ALL, COMPOSED, rows_for_ranking
@@ -151,6 +152,12 @@ class Describer:
         fits = pool is not None and pool.encoder["fingerprint"] == bench.encoder.fingerprint
         self._pool = pool if fits else None
 
+    @property
+    def attached(self) -> dict[str, Any]:
+        """Options that the pool has for methods: its topic model."""
+        topics = None if self._pool is None else self._pool.attached(ATTACHED)
+        return {} if topics is None else {"pool_model": topics}
+
     def prepare(self, source: str, methods: Iterable[Method]) -> None:
         """Make what methods read of a source and the pool does not have, all at one sitting."""
         task: Task | None = None
@@ -277,12 +284,13 @@ def predict(
     """
     notes: list[str] = []
     usable: list[_Answers] = []
-    for each in _named(_written(methods, tune=materials.tune), gains):
+    describer = Describer(materials, bench)
+    written = _written(methods, tune=materials.tune)
+    for each in _named(written, gains, describer.attached):
         if any(m.cost == "tuning" for m in leaves(each.method)) and not materials.tune:
             notes.append(f"{each.name} is not shown: it tunes the encoder; allow it with --tune.")
         else:
             usable.append(each)
-    describer = Describer(materials, bench)
     for j, source in enumerate(gains.sources):
         if progress is not None:
             progress("describing sources", j, len(gains.sources))
@@ -348,7 +356,7 @@ class _Answers:
         if not found:
             self.reasons.setdefault("no source has what it reads", []).append(target.name)
             return
-        method = _without(self.written, self.method, gains, target.name)
+        method = _without(self.written, self.method, gains, target.name, describer.attached)
         none = method.none(bench)
         sources = [*found.values(), *([none] if none is not None else [])]
         start = time.perf_counter()
@@ -388,9 +396,11 @@ class _Answers:
         )
 
 
-def _named(written: Sequence[str | Method], gains: Gains) -> list[_Answers]:
+def _named(
+    written: Sequence[str | Method], gains: Gains, attached: Mapping[str, Any]
+) -> list[_Answers]:
     """Make methods; where two have one name, as with other options, each goes as it is written."""
-    made = [_make(w, gains) for w in written]
+    made = [_make(w, gains, attached) for w in written]
     names = [m.name for m in made]
     called = [
         w if isinstance(w, str) and names.count(n) > 1 else n
@@ -419,14 +429,18 @@ def _written(methods: Iterable[str | Method], *, tune: bool) -> list[str | Metho
     return list(out)
 
 
-def _make(method: str | Method, gains: Gains) -> Method:
-    return parse_method(method, gains=gains) if isinstance(method, str) else method
+def _make(method: str | Method, gains: Gains, attached: Mapping[str, Any]) -> Method:
+    if not isinstance(method, str):
+        return method
+    return parse_method(method, gains=gains, **attached)
 
 
-def _without(text: str | Method, method: Method, gains: Gains, target: str) -> Method:
+def _without(
+    text: str | Method, method: Method, gains: Gains, target: str, attached: Mapping[str, Any]
+) -> Method:
     """The method as it is without the target's own transfer results."""
     if isinstance(text, str) and "grid" in method.needs:
-        return _make(text, gains.with_targets(t for t in gains.targets if t != target))
+        return _make(text, gains.with_targets(t for t in gains.targets if t != target), attached)
     return method
 
 
