@@ -27,6 +27,7 @@ from benchmarks._report import markdown, publish
 from taskscout import Pool, Task, Workbench, rank
 from taskscout.errors import TaskscoutError
 from taskscout.methods.fusion import parse_method
+from taskscout.methods.joint import reads
 from taskscout.methods.method import Cost, Description, Method, method_names
 from taskscout.methods.topics import ATTACHED
 from taskscout.methods.transferability import TUNED
@@ -50,6 +51,8 @@ VARIANTS = (
 )
 #: Orders of ``random`` that are averaged for each target.
 DRAWS = 100
+#: A share of hits over fewer targets than this says nothing.
+LEAST = 5
 #: Cost classes that see few targets.
 FEW: tuple[Cost, ...] = ("source models", "tuning")
 
@@ -224,13 +227,19 @@ def describe_one(
     found["described"] = source.name
 
 
-def row(name: str, method: Method, found: dict[str, Any], shared: Mapping[str, float]) -> list[str]:
+def row(
+    name: str, method: Method, pool: Pool, found: dict[str, Any], shared: Mapping[str, float]
+) -> list[str]:
     """One line of the table."""
     measured = list(found["targets"].values())
     if not measured:
         once = number(found["offline"]) if "offline" in found else "–"
         size = kilobytes(found["bytes"]) if "bytes" in found else "–"
-        why = "needs a grid" if "grid" in method.needs else "not in the pool"
+        why = "not measured"
+        if not any(k == "card" or pool.described(k) for k in reads(method)):
+            why = "not in the pool"
+        if "grid" in method.needs:
+            why = "needs a grid"
         if "methods" in vars(type(method)) or name in COMPOSED:
             why = "made of others"
         return [f"`{name}`", method.cost, "–", "–", "–", size, once, why, "–", "0"]
@@ -251,7 +260,7 @@ def row(name: str, method: Method, found: dict[str, Any], shared: Mapping[str, f
     if method.cost == "tuning":
         whole += float(np.mean(tuning)) if tuning else shared.get("tuning", math.nan)
     # Targets are the sample; the mean over random orders has less spread than a yes or no.
-    error = float(np.std([t["hit"] for t in measured], ddof=1)) / math.sqrt(len(measured))
+    error = float(np.std([t["hit"] for t in measured])) / math.sqrt(max(1, len(measured) - 1))
     return [
         f"`{name}`",
         method.cost,
@@ -260,7 +269,7 @@ def row(name: str, method: Method, found: dict[str, Any], shared: Mapping[str, f
         number(1000 * mean["seconds"] / mean["sources"]),
         kilobytes(mean["bytes"]),
         number(offline),
-        f"{mean['hit']:.0%} ± {error:.0%}",
+        f"{mean['hit']:.0%} ± {error:.0%}" if len(measured) >= LEAST else "–",
         f"{mean['chance']:.0%}",
         str(len(measured)),
     ]
@@ -329,7 +338,7 @@ def main() -> None:
     shared = dict(results.data["shared"])
     if tuned:
         shared["tuning"] = float(np.mean(tuned))
-    table = [row(n, parse_method(n), results[n], shared) for n in names]
+    table = [row(n, parse_method(n), pool, results[n], shared) for n in names]
     text = (
         f"{options.rows} rows of each target of the catalogue, ranked against a pool of "
         f"{len(pool)} sources, its own entry and all sources that share texts with it left out; "
