@@ -113,6 +113,11 @@ def mistake(result: Result) -> str:
 VERBS = [
     [],
     ["rank"],
+    ["train"],
+    ["grid"],
+    *(["grid", v] for v in ("run", "export", "merge", "show")),
+    ["study"],
+    *(["study", v] for v in ("run", "metrics", "taskweb", "multitask", "zero-shot")),
     ["pool"],
     *(
         ["pool", v]

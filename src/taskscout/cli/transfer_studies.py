@@ -69,7 +69,7 @@ def multitask(
     and start it again.
     """
     from taskscout.models.tuning import Recipe
-    from taskscout.studies.multitask import mixtures, orders_by, run_study, unseen
+    from taskscout.studies.multitask import check_sizes, mixtures, orders_by, run_study, unseen
 
     opened = _catalogue(catalogue)
     described = open_pool(pool)
@@ -85,6 +85,7 @@ def multitask(
     for name, reason in left_out.items():
         console.print(f"left out: {name} {reason}", markup=False)
     tasks = {n: opened.task(n) for n in names}
+    check_sizes(tasks, top)
     aims = {n: small(opened.task(n), target_examples, test_examples) for n in wanted}
     methods = _words(",".join(method or ["esm-logme"]))
     related = {m: orders_by(m, tasks, aims, described, bench) for m in methods}

@@ -109,6 +109,22 @@ def unseen(
     return kept, left_out
 
 
+def check_sizes(tasks: Mapping[str, Task], top: int) -> None:
+    """Refuse sources too few to choose from.
+
+    Raises
+    ------
+    StudyError
+        If there are fewer than two sources, or fewer than a subset is to have.
+    """
+    if len(tasks) < 2 or not 0 < top <= len(tasks):
+        raise StudyError(
+            f"There are {len(tasks)} sources, and subsets of {top} are asked for.",
+            "A study of subsets needs at least two sources, and subsets no larger than all.",
+            "Name more sources, or give a smaller --top.",
+        )
+
+
 def mixtures(
     tasks: Mapping[str, Task],
     targets: Sequence[str],
@@ -140,13 +156,8 @@ def mixtures(
     StudyError
         If there are fewer than two sources or the subsets have none of them.
     """
+    check_sizes(tasks, top)
     names = sorted(tasks)
-    if len(names) < 2 or not 0 < top <= len(names):
-        raise StudyError(
-            f"There are {len(names)} sources, and subsets of {top} are asked for.",
-            "A study of subsets needs at least two sources, and subsets no larger than all.",
-            "Name more sources, or give a smaller --top.",
-        )
     out = [
         Mixture(NONE, NONE, (), tuple(targets)),
         Mixture("all", "all", tuple(names), tuple(targets)),

@@ -152,7 +152,8 @@ class ZeroShotStudy:
         lines.sort(key=lambda x: (-x["saved_within_1_percent"], -x["saved"], x["method"]))
         if self.random:
             drawn = [self._line(order, 0.0, steps) for order in self.random]
-            means = {k: float(np.nanmean([d[k] for d in drawn])) for k in drawn[0]}
+            known = {k: [d[k] for d in drawn if not np.isnan(d[k])] for k in drawn[0]}
+            means = {k: float(np.mean(v)) if v else float("nan") for k, v in known.items()}
             lines.append({"method": f"random order, mean of {len(drawn)}", **means})
         return lines
 

@@ -360,6 +360,13 @@ def load(folder: str | Path) -> LoadedModel:
         TaskscoutConfig, TaskscoutForSequenceClassification, exist_ok=True
     )
     try:
+        made = (AutoConfig.from_pretrained(folder, local_files_only=True).architectures or [""])[0]
+        if not made.endswith("ForSequenceClassification"):
+            raise TransferError(
+                f"{folder} holds a {made}.",
+                "taskscout.load reads models that give one answer to a text or a pair of texts.",
+                f"Load it with transformers, as its README.md says: {made}.from_pretrained(...)",
+            )
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
