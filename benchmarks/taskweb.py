@@ -173,7 +173,7 @@ for all {len(everything.differences)} pairs of methods.
 {seeds(everything)}
 
 Methods that read labels apply to classification and regression only: {len(block.targets)} targets,
-{len(sources)} sources that have a space map{"" if options.tune else " in the built-in pool"}
+{len(sources)} sources that have a space map{"" if options.tune else " in the built-in pool of that day"}
 ({", ".join(sources)}); every method on the same pairs.
 
 {with_intervals(part)}
