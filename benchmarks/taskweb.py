@@ -149,6 +149,7 @@ def main() -> None:
     notes = "\n".join(
         f"- {n}" for n in (*texts.notes, *(n for n in labels.notes if "has no score" not in n))
     )
+    where = "" if options.tune else " in the built-in pool of that day"
     text = f"""TaskWeb's transfers of T5-large, 8 seeds. First the published table (Kim et al.
 2023):
 NDCG (rank gain, higher is better) / Regret@5 in percent (mean of five, lower is better) by
@@ -173,7 +174,7 @@ for all {len(everything.differences)} pairs of methods.
 {seeds(everything)}
 
 Methods that read labels apply to classification and regression only: {len(block.targets)} targets,
-{len(sources)} sources that have a space map{"" if options.tune else " in the built-in pool of that day"}
+{len(sources)} sources that have a space map{where}
 ({", ".join(sources)}); every method on the same pairs.
 
 {with_intervals(part)}
