@@ -7,7 +7,6 @@ each pool in a process of its own.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._data import catalogue
-from benchmarks._peers import load
+from benchmarks._peers import load, peak_megabytes
 from benchmarks._pools import megabytes, replicated
 from benchmarks._report import markdown, publish
 from taskscout import Pool, Workbench, rank
@@ -33,11 +32,11 @@ def one(folder: str) -> None:
     start = time.perf_counter()
     pool = Pool.open(folder)
     opened = time.perf_counter() - start
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_megabytes()
     processor = time.process_time()
     ranking = rank(target, pool, bench=bench)
     processor = time.process_time() - processor
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_megabytes()
     found = {"peak_mb": peak, "before_mb": before, "open": opened, "processor": processor}
     print(json.dumps({**found, "scoring": ranking.seconds["scoring"], "n": len(ranking)}))
 
