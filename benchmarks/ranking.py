@@ -93,6 +93,11 @@ def run(base: Path) -> None:
         side.close()
 
 
+def peak(runs: list[dict[str, Any]]) -> str:
+    """Median peak memory, where it was measured."""
+    return f"{median(runs, 'peak_mb'):.0f}" if runs and "peak_mb" in runs[0] else "not measured"
+
+
 def report(
     sizes: list[int],
     ours: dict[int, dict[str, list[dict[str, Any]]]],
@@ -117,8 +122,7 @@ def report(
                 row.append(f"{ratio:.0f}× ({wall:.0f}×)")
             else:
                 row.append("")
-        row.append(f"{median(theirs[n], 'peak_mb'):.0f}" if theirs[n] else "")
-        row.append(f"{median(plain, 'peak_mb'):.0f}")
+        row.extend((peak(theirs[n]), peak(plain)))
         rows.append(row)
     columns = (
         "sources", "hfselect", "cold", "cold, fp32", "warm", "cold", "cold, fp32", "warm",
