@@ -163,6 +163,16 @@ def test_compare_trains_each_seed_with_and_without_and_skips_what_is_known(bench
         compare(target, [source], bench, seeds=(1, 1))
 
 
+def test_a_source_is_trained_once_for_all_seeds(bench, tmp_path):
+    target, source = toy_task("target", n=24, seed=5), toy_task("source", n=48, seed=6)
+    found = compare(target, [source], bench, seeds=(0, 1), folder=tmp_path)
+    times = [t.source_seconds for t in found.transfers]
+    assert times[0] == pytest.approx(times[1], rel=0.02)  # the checkpoint says so
+    assert (tmp_path / "sources" / "source").is_dir()
+    memory = compare(target, [source], bench, seeds=(0, 1))
+    assert memory.scores.tolist() == found.scores.tolist()
+
+
 def test_null_training_is_not_called_a_gain(bench):
     """A real null: the source's labels are shuffled, and the target's too."""
     target = toy_task("target", n=64, seed=5, shuffled=True)

@@ -322,6 +322,8 @@ def compare(
             if run is None:
                 given, more = ([], alone) if each == NONE else (sources, options)
                 where = None if folder is None else folder / f"{each}-{seed}"
+                if folder is not None and each != NONE:
+                    more = {**more, "source_folder": folder / "sources"}
                 run = transfer(target, given, bench, strategy=each, seed=seed, folder=where, **more)
                 if keep is not None:
                     keep(run)

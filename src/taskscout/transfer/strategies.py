@@ -206,6 +206,7 @@ def transfer(
     labels: Mapping[str, str] | None = None,
     budget: Budget | None = None,
     folder: Path | None = None,
+    source_folder: Path | None = None,
 ) -> Transfer:
     """Train a target through sources, once.
 
@@ -242,6 +243,9 @@ def transfer(
         What the run may spend.
     folder
         Checkpoints are kept there, and training goes on from the last one.
+    source_folder
+        The same for sources; runs of other seeds of the target find them trained there. None for
+        a folder in ``folder``.
 
     Raises
     ------
@@ -250,9 +254,11 @@ def transfer(
     """
     origins = [s if isinstance(s, Origin) else Origin.of(s) for s in sources]
     recipe = recipe or bench.recipe
+    source_recipe = source_recipe or recipe
     if seed is not None:
         recipe = replace(recipe, seed=seed)
-    source_recipe = source_recipe or recipe
+    if source_folder is None and folder is not None:
+        source_folder = folder / "sources"
     budget = budget or Budget()
     if strategy not in STRATEGIES:
         raise TransferError(
@@ -282,7 +288,7 @@ def transfer(
             tuning=recipe.tuning, seed=recipe.seed,
         )  # fmt: skip
     begun = time.perf_counter()
-    run = _Run(bench, source_recipe, fresh, merge, budget, folder, list(notes))
+    run = _Run(bench, source_recipe, fresh, merge, budget, source_folder, list(notes))
     if strategy == "multitask":
         start = run.together(target, origins, temperature=temperature, with_target=with_target)
     else:
@@ -458,7 +464,7 @@ class _Run:
             tuned = self.bench.tuned(task, recipe)
         else:
             body, values = start.for_tuning(recipe, merge=self.merge)
-            folder = None if self.folder is None else self.folder / f"source-{origin.name}"
+            folder = None if self.folder is None else self.folder / origin.name
             tuned = tune_task(
                 task, self.bench.encoder, recipe, body=body, start=values, folder=folder,
                 seconds=share,
@@ -505,7 +511,7 @@ class _Run:
             self.bench.encoder,
             recipe,
             temperature=temperature,
-            folder=None if self.folder is None else self.folder / "sources",
+            folder=None if self.folder is None else self.folder / "together",
             budget_seconds=None if self.budget.seconds is None else self.budget.seconds / 2,
         )
         self.seconds += out.seconds
