@@ -1,6 +1,6 @@
 """Fitting a space map: closed form against ``hfselect``'s own trainer, on the same pairs.
 
-    TASKSCOUT_PEERS=.../bin/python python -m benchmarks.maps
+    TASKSCOUT_PEERS=.../bin/python python -m benchmarks.maps [SOURCE ...]
 
 The pairs are real: base and tuned embeddings of a source's own training texts, the tuned model
 being the built-in pool's. The trainer has the published settings: a linear layer, AdamW lr 1e-3,
@@ -11,6 +11,7 @@ has seen. The sides take turns, in processes of their own, one thread each.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -45,7 +46,7 @@ def main() -> None:
     peer = Side("_peer_side", peers_python())
     rows, stored = [], {}
     with tempfile.TemporaryDirectory() as base:
-        for name in SOURCES:
+        for name in sys.argv[1:] or SOURCES:
             task = data.task(name).sample(PAIRS).sample(HELD_OUT, split="test")
             adapter = pool.description(name, "tuned").arrays
             pairs = {
