@@ -99,6 +99,27 @@ def test_what_is_handed_over_is_what_was_scored(run: Run, tmp_path: Path, ours):
     assert right == pytest.approx(of["scores"]["accuracy"])
 
 
+def test_kinds_without_a_label_column(run: Run, ours, tmp_path: Path):
+    """Tags through a source of sentences, and spans alone: one body, other heads."""
+    tags = [{"tokens": ["good", "film", str(i)], "tags": ["B-GOOD", "O", "O"]} for i in range(40)]
+    spans = [{"question": f"was film {i} good", "context": f"the film {i} was good", "answer": "good"}
+             for i in range(40)]  # fmt: skip
+    for name, rows, more in (
+        ("tags", tags, ["--sources", "reviews"]),
+        ("spans", spans, ["--strategy", "none", "--task-kind", "span_qa", "--text", "question",
+                          "--pair", "context", "--label", "answer"]),
+    ):  # fmt: skip
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        result = run(
+            "train", file, *more, "--seeds", "1", "--out", tmp_path / name, "--json", *ours
+        )
+        assert result.code == 0, result.err
+        data = json.loads(result.out)
+        assert all(r["scores"]["score"] >= 0 for r in data["runs"])
+        assert "AutoModelFor" in (tmp_path / name / "README.md").read_text()
+
+
 def test_json_and_nothing_else(run: Run, target: Path, ours, tmp_path: Path):
     out = tmp_path / "model"
     result = run(

@@ -458,7 +458,8 @@ def train_and_keep(
     from taskscout.transfer.strategies import NONE, transfer
     from taskscout.transfer.workspace import Workspace, full_disk_explained, saver
 
-    labelled = not task.tables["test"]["label"].null_count if "test" in task.tables else True
+    test = task.tables["test"]
+    labelled = "label" not in test.column_names or not test["label"].null_count
     plan = {
         "target": task.fingerprint if labelled else [task.name, *task.inputs("test")],
         "sources": [[o.card.to_dict(), o.tuning] for o in origins],
