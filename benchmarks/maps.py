@@ -85,7 +85,7 @@ def main() -> None:
         f"processor milliseconds on one thread, medians of {REPEATS} paired runs, choosing among "
         "17 strengths included; *strength* in units of the mean eigenvalue; then R² at rank r in "
         "half precision, and the milliseconds that all five ranks and the full map take together. "
-        f"A map takes {sizes}; full, in half precision, {2 * d * (d + 1) / 1000:.0f} KB, the peer's "
+        f"A map takes {sizes}; full, in half precision, {2 * d * (d + 1) / 1000:.0f} KB, their "
         f"{4 * d * (d + 1) / 1000:.0f} KB. Fitting is {np.nanmin(shares):.2f}% to "
         f"{np.nanmax(shares):.2f}% of the time that tuning these sources and fitting takes. "
         f"Meanwhile {load()}.\n\n"
