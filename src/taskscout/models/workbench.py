@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder, Progress
 from taskscout.tasks import Task
+from taskscout.tasks.task import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     from taskscout.models.tuned_store import TunedStore
@@ -119,9 +120,7 @@ class Workbench:
         """Embed texts with a model that is made ready only if the cache lacks some of them."""
         if not len(texts):
             return np.empty((0, self.encoder.dimension), np.float32)
-        keys = [
-            text_key(text, None if pairs is None else pairs[i]) for i, text in enumerate(texts)
-        ]
+        keys = [text_key(text, None if pairs is None else pairs[i]) for i, text in enumerate(texts)]
         known, found = self.cache.get(space, keys)
         if known is None:
             known = np.empty((len(texts), self.encoder.dimension), np.float32)
@@ -248,7 +247,8 @@ class Workbench:
         Parameters
         ----------
         task
-            A classification or regression task.
+            A task of any kind; models of other kinds than classification and regression are kept
+            in memory only.
         recipe
             None for the workbench's own.
         """
@@ -257,7 +257,8 @@ class Workbench:
         recipe = recipe or self.recipe
         key = (task.fingerprint, "tuned", replace(recipe, checkpoints=()))
         kept: TunedModel | None = self._kept.get(key)
-        store = self._store
+        # On disk are models with one head on a pooled vector only.
+        store = self._store if task.kind in SEQUENCE_KINDS else None
         if kept is None and store is not None:
             kept = store.get(task, self.encoder, recipe)
         known = () if kept is None else tuple(kept.checkpoints)
