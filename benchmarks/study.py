@@ -118,10 +118,11 @@ def main() -> None:
         catalogue=data, pool=pool, sizes={}, default_size=200, names={}, tune=options.tune
     )
     asked = predict(gains, ["all", *(TUNED if options.tune else ())], materials, bench)
+    named = {text: name for name, text in VARIANTS.items()}
+    variants = predict(gains, list(named), materials, bench).predicted
     predicted = list(asked.predicted)
-    for name, text in VARIANTS.items():
-        (one,) = predict(gains, [text], materials, bench).predicted
-        predicted.append(replace(one, method=name))
+    for text, one in zip(named, variants, strict=True):
+        predicted.append(replace(one, method=named[text]))
     by = {p.method: p for p in predicted}
     c = compare(gains, predicted, metrics=METRICS, title="Our grid", notes=asked.notes)
     cells = int((~np.isnan(gains.points)).sum())
@@ -130,8 +131,8 @@ def main() -> None:
     hurt = float((gains.points[~np.isnan(gains.points)] < 0).mean())
     head = (
         f"{len(gains.sources)} sources on {len(gains.targets)} targets of 200 training examples, "
-        f"{cells} pairs, {seeds} seed{'s' * (seeds > 1)}: LoRA source of the built-in pool, merged, "
-        "then LoRA on the target. The best source gains "
+        f"{cells} pairs, {seeds} seed{'s' * (seeds > 1)}: a LoRA source of the built-in pool is "
+        "merged, then the target is tuned by LoRA. The best source gains "
         f"{np.maximum(best, 0).mean():.1f} points on average, a random one "
         f"{np.nanmean(gains.points):+.1f}; {hurt:.0%} of the transfers hurt. Regret is in percent "
         "of the best score, `+none` counts training on the target alone among the candidates; "

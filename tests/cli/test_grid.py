@@ -24,7 +24,9 @@ def grid(tmp_path):
         )
         for s, seed, score in runs
     )  # fmt: skip
-    failed = CellResult("x", "bad", "aim", "default", "sequential", "lora", 200, 1, None, error="no")
+    failed = CellResult(
+        "x", "bad", "aim", "default", "sequential", "lora", 200, 1, None, error="no"
+    )
     store.put([failed])
     return store.path
 

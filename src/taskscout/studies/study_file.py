@@ -28,7 +28,7 @@ class EncoderSettings(BaseModel):
     model: str | None = None
     pooling: Pooling = "mean"
     layers: Layers = "last"
-    max_length: int = Field(128, ge=8)
+    max_length: int = Field(default=128, ge=8)
     precision: Precision = "auto"
 
 
@@ -76,9 +76,9 @@ class GridStudy(BaseModel):
     seeds: tuple[int, ...] = (0,)
     recipe: dict[str, Any] = {}
     source_recipe: dict[str, Any] = {}
-    source_examples: int = Field(1500, ge=2)
+    source_examples: int = Field(default=1500, ge=2)
     source_seed: int = 0
-    test_examples: int = Field(1000, ge=2)
+    test_examples: int = Field(default=1000, ge=2)
 
     @field_validator("recipe", "source_recipe")
     @classmethod
