@@ -32,7 +32,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "regression": ("stsb", {"examples": 400}),
     "tagging, entities": ("snips_slots", {"examples": 400}),
     "tagging, parts of speech": ("ewt_pos", {"examples": 250}),
-    "span QA": ("xquad_en", {"examples": 250, "tokens": 40_000}),
+    "span QA": ("policyqa", {"examples": 400}),
     "multiple choice": ("quartz", {"examples": 400}),
 }
 _COMMON = {"dropout": 0.0, "least_steps": 40, "epochs": 2, "test_examples": 300}

@@ -23,15 +23,15 @@ pytestmark = [pytest.mark.data, pytest.mark.encoder]
 TASKS = {
     "classification": ("sms_spam", "label", 96, 0.2),
     "regression": ("stsb", "label", 96, 0.3),
-    "tagging": ("snips_slots", "label", 300, 0.15),
-    "span_qa": ("xquad_en", "answer", 200, 0.05),
+    "tagging": ("snips_slots", "label", 300, 0.1),
+    "span_qa": ("policyqa", "answer", 400, 0.04),
     "multiple_choice": ("quartz", "label", 400, 0.1),
 }
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(max_length=96)
+    return Encoder(max_length=128)
 
 
 def shuffled(task: Task, column: str) -> Task:
@@ -66,8 +66,8 @@ def test_a_real_task_is_learnt_and_shuffled_labels_are_not(
     name, column, examples, margin = TASKS[kind]
     task = catalogue.task(name).sample(examples)
     task = task.sample(150, split="test")
-    settings: dict[str, Any] = {"dropout": 0.0, "least_steps": 24, "epochs": 2, "batch_size": 32}
-    steps = Recipe(tuning="lora", examples=examples, tokens=40_000, **settings)
+    settings: dict[str, Any] = {"dropout": 0.0, "least_steps": 36, "epochs": 2, "batch_size": 32}
+    steps = Recipe(tuning="lora", examples=examples, tokens=60_000, **settings)
     made = tune(task, encoder, steps).scores
     assert made["score"] > made["baseline"] + max(margin, 2 * made["error"] * (margin > 0.05))
     blind = tune(shuffled(task, column), encoder, steps).scores
