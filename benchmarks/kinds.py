@@ -33,7 +33,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "tagging, entities": ("snips_slots", {"examples": 400}),
     "tagging, parts of speech": ("ewt_pos", {"examples": 250}),
     "span QA": ("policyqa", {"examples": 400}),
-    "multiple choice": ("quartz", {"examples": 400}),
+    "multiple choice": ("comve", {"examples": 800}),
 }
 _COMMON = {"dropout": 0.0, "least_steps": 40, "epochs": 2, "test_examples": 300}
 KEPT = RESULTS / "kinds_runs.json"

@@ -25,7 +25,7 @@ TASKS = {
     "regression": ("stsb", "label", 96, 0.3),
     "tagging": ("snips_slots", "label", 300, 0.1),
     "span_qa": ("policyqa", "answer", 400, 0.04),
-    "multiple_choice": ("quartz", "label", 400, 0.1),
+    "multiple_choice": ("comve", "label", 800, 0.15),
 }
 
 
