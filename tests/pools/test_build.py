@@ -245,7 +245,8 @@ def test_a_pool_from_a_catalogue(built: tuple[Pool, list[str]], data: Path):
     assert pool.verify() == []
     assert pool.source("sentiment").card == Catalogue.open(data).task("sentiment").card
     assert pool.source("sentiment").tuning["recipe"]["least_steps"] == 48
-    assert list(pool.left_out) == ["licensed", "noise", "secret"]
+    assert list(pool.left_out) == ["licensed", "noise", "secret", "tags"]
+    assert pool.left_out["tags"].startswith("of kind tagging")
     assert pool.left_out["secret"] == "licence: redistribution restricted by the owner"
     assert pool.left_out["licensed"] == "licence: text from the LDC"
     assert "does not train above its trivial baseline" in pool.left_out["noise"]
@@ -291,7 +292,10 @@ def test_a_build_of_some(data: Path, small_bench: Workbench, tmp_path: Path):
     folder = tmp_path / "pool"
     pool = build_pool(data, folder, encoder=small_bench.encoder, names=["secret"])
     assert len(pool) == 0
-    assert list(pool.left_out) == ["secret"]
+    # What was not asked for is told from what was tried.
+    assert list(pool.left_out) == ["licensed", "noise", "secret", "sentiment", "tags"]
+    assert pool.left_out["secret"] == "licence: redistribution restricted by the owner"
+    assert "not built yet" in pool.left_out["sentiment"]
 
 
 # -- more descriptions ------------------------------------------------------------------------
