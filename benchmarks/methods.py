@@ -26,6 +26,7 @@ from benchmarks._data import catalogue
 from benchmarks._report import markdown, publish
 from taskscout import Pool, Task, Workbench, rank
 from taskscout.errors import TaskscoutError
+from taskscout.files import write_atomically
 from taskscout.methods.fusion import parse_method
 from taskscout.methods.joint import reads
 from taskscout.methods.method import Cost, Description, Method, method_names
@@ -35,7 +36,6 @@ from taskscout.models.cache import NoCache, default_folder
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuning import Recipe
 from taskscout.pools.build import describe
-from taskscout.pools.pool import write_atomically
 from taskscout.ranking import COMPOSED, NONE, rows_for_ranking
 from taskscout.tasks.catalogue import Catalogue
 from taskscout.tasks.task import SEQUENCE_KINDS

@@ -167,32 +167,32 @@ class LocalProcesses:
                     initializer=_one_thread,
                     initargs=(self.threads,),
                 ) as pool:
-                    running: dict[Future[Result], int] = {}
+                    running: dict[Future[Result], tuple[int, Job]] = {}
                     try:
                         while waiting or running:
                             # No more are handed out than can run, so a death costs only these.
                             while waiting and len(running) < count:
                                 i = waiting.pop()
                                 job = jobs[i]
-                                running[pool.submit(call, job, files(job))] = i
+                                running[pool.submit(call, job, files(job))] = i, job
                             finished, _ = wait(running, return_when=FIRST_COMPLETED)
                             for future in finished:
                                 result = future.result()
-                                yield jobs[running.pop(future)], result
+                                yield running.pop(future)[1], result
                     except BrokenProcessPool as error:
-                        lost = sorted(running.values(), reverse=True)
+                        lost = dict(running.values())
                         for i in lost:
                             deaths[i] = deaths.get(i, 0) + 1
                         hopeless = [i for i in lost if deaths[i] > RETRIES]
                         if hopeless:
                             raise EngineError(
-                                f"The process that did {jobs[hopeless[0]]} died "
+                                f"The process that did {lost[hopeless[0]]} died "
                                 f"{deaths[hopeless[0]]} times.",
                                 "Something outside ends it: most often the machine is out of "
                                 "memory.",
                                 "Use fewer processes; what was finished is kept.",
                             ) from error
-                        waiting.extend(lost)
+                        waiting.extend(sorted(lost, reverse=True))
                     finally:
                         for future in running:
                             future.cancel()

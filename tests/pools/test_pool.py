@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 from taskscout.errors import PoolError
+from taskscout.files import write_atomically
 from taskscout.methods.method import Description
 from taskscout.pools import Pool
 from taskscout.pools import pool as module
 from taskscout.pools.builtin import builtin_folder
-from taskscout.pools.pool import FORMAT, Source, write_atomically
+from taskscout.pools.pool import FORMAT, Source
 from taskscout.tasks import TaskCard
 
 ENCODER = {

@@ -21,7 +21,7 @@ from taskscout.studies.store import (
 def cell(key: str, source: str, score: float | None, **changed) -> CellResult:
     made = CellResult(
         key, source, "t", "default", "none" if source == "none" else "sequential", "lora", 200, 0,
-        score, {} if score is None else {"score": score, "accuracy": score},
+        score, {} if score is None else {"score": score, "accuracy": score, "error": 0.125},
     )  # fmt: skip
     return replace(made, **changed)
 
@@ -47,10 +47,13 @@ def test_what_is_put_comes_back(tmp_path):
 def test_the_table_has_one_column_per_metric(tmp_path):
     store = GridStore(tmp_path / "g.sqlite")
     store.put(RESULTS)
-    table = store.table().to_pandas()
+    table = to_table(store.results()).to_pandas()
     assert len(table) == 5
     assert table.loc[table.key == "b", "accuracy"].item() == 0.75
     assert table.loc[table.key == "e", "score"].isna().item()
+    # A score's standard error and why a cell failed are two things.
+    assert table.loc[table.key == "b", "metric_error"].item() == 0.125
+    assert table.loc[table.key == "b", "error"].item() == ""
 
 
 def test_gains_compare_runs_of_one_seed(tmp_path):
@@ -96,6 +99,7 @@ def test_an_exported_table_reads_as_its_grid(tmp_path):
     assert again == RESULTS
     store = GridStore(tmp_path / "g.sqlite")
     assert store.merge(again) == 5
+    assert store.done() == {"a", "b", "c", "d"}
     pq.write_table(to_table(RESULTS).drop_columns("key"), tmp_path / "n.parquet")
     with pytest.raises(StudyError, match="'key'"):
         read_results(tmp_path / "n.parquet")

@@ -108,7 +108,7 @@ def write_text(path: Path, text: str) -> None:
     TaskscoutError
         If it cannot be written.
     """
-    from taskscout.pools.pool import write_atomically
+    from taskscout.files import write_atomically
 
     try:
         write_atomically(path, text.encode())

@@ -11,6 +11,7 @@ import typer
 from taskscout.cli.console import stderr, stdout, write_text
 
 if TYPE_CHECKING:
+    from taskscout.methods.gains import Gains
     from taskscout.studies.store import CellResult
 
 grid = typer.Typer(
@@ -146,7 +147,7 @@ def export(
 ) -> None:
     """Write all results as one long table: Parquet or CSV."""
     from taskscout.errors import StudyError
-    from taskscout.pools.pool import write_atomically
+    from taskscout.files import write_atomically
     from taskscout.studies.store import read_results, to_table
 
     table = to_table(read_results(file))
@@ -214,11 +215,8 @@ def show(
         stdout().print(gains_table(gains))
 
 
-def _plain(gains: object) -> dict[str, object]:
+def _plain(gains: Gains) -> dict[str, object]:
     import math
 
-    from taskscout.methods.gains import Gains
-
-    assert isinstance(gains, Gains)
     rows = [[None if math.isnan(x) else round(x, 3) for x in row] for row in gains.points.tolist()]
     return {"sources": gains.sources, "targets": gains.targets, "points": rows}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taskscout.files import write_atomically
 from taskscout.models.encoder import Encoder
 from taskscout.tasks import Task
 
@@ -119,17 +120,9 @@ class TunedStore:
         """Keep a tuned model, whole or not at all."""
         data = to_bytes(tuned, self._identity(task, encoder, tuned.recipe))
         path = self.path(task, encoder, tuned.recipe)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as f:
-                    f.write(data)
-                    f.flush()
-                    os.fsync(f.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(path, data)
             self._evict(path)
         except OSError as error:
             self._tell(f"{self.folder} cannot be written; tuned models are not kept", error)

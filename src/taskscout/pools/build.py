@@ -14,6 +14,7 @@ import numpy as np
 
 from taskscout.engines import run
 from taskscout.errors import PoolError
+from taskscout.files import write_atomically
 from taskscout.methods.descriptions import TERMS
 from taskscout.methods.divergence import TopicDivergence
 from taskscout.methods.joint import reads, split
@@ -22,7 +23,7 @@ from taskscout.methods.topics import ATTACHED, TopicModel
 from taskscout.methods.transferability import TUNED, describe_tuned
 from taskscout.models.encoder import Encoder
 from taskscout.models.workbench import Workbench
-from taskscout.pools.pool import Pool, Source, write_atomically
+from taskscout.pools.pool import Pool, Source
 from taskscout.tasks import Kind, Task
 from taskscout.tasks.overlap import SKETCH_SIZE, sketch, text_hashes
 from taskscout.tasks.task import SEQUENCE_KINDS

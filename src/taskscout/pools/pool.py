@@ -44,6 +44,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_bytes
 
 from taskscout.errors import PoolError
+from taskscout.files import write_atomically
 from taskscout.methods.method import Description
 from taskscout.tasks import TaskCard
 
@@ -76,19 +77,6 @@ def _canonical(data: Any) -> str:
 
 def _header_bytes(header: Mapping[str, Any]) -> bytes:
     return (json.dumps(header, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside and rename: the file holds the old bytes or the new, whenever killed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unreadable_source(path: Path, error: Exception) -> PoolError:

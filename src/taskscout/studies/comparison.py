@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import StudyError
+from taskscout.files import write_atomically
 from taskscout.methods.gains import NONE, Gains
-from taskscout.pools.pool import write_atomically
 from taskscout.studies.metrics import (
     DEFAULT_METRICS,
     Metric,

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,40 +111,6 @@ class Estimate:
     hours: float
     measured: bool
     megabytes: float
-
-
-#: Fields of a recipe that stand in every key. One that was added later stands there only where it
-#: has another value than its default, so the keys of older grids stay.
-_FIRST_FIELDS = frozenset(
-    [
-        "tuning",
-        "examples",
-        "tokens",
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "least_steps",
-        "rank",
-        "alpha",
-        "modules",
-        "seed",
-        "head_learning_rate",
-        "prompt_length",
-        "checkpoints",
-        "test_examples",
-        "dropout",
-    ]
-)
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """What a key says of a recipe."""
-    defaults = {f.name: f.default for f in fields(recipe)}
-    return {
-        name: value
-        for name, value in recipe.to_dict().items()
-        if name in _FIRST_FIELDS or value != defaults[name]
-    }
 
 
 def _digest(value: Any) -> str:
@@ -254,7 +220,7 @@ class Plan:
                     else:
                         what = {
                             "task": self.catalogue.task(name).fingerprint,
-                            "recipe": _settings(self.source_recipe(tuning)),
+                            "recipe": self.source_recipe(tuning).to_dict(),
                         }
                     what["encoder"] = _encoder(settings).fingerprint
                     keys[name, settings, tuning] = _digest(what)
@@ -320,7 +286,7 @@ class Plan:
                 "target": self.target(target, size).fingerprint,
                 "encoder": _encoder(settings).fingerprint,
                 "strategy": strategy,
-                "recipe": _settings(self.recipe(tuning, seed)),
+                "recipe": self.recipe(tuning, seed).to_dict(),
             }
         )
         return Cell(key, source, source_key, target, settings, strategy, tuning, size, seed)
@@ -514,7 +480,7 @@ def run_grid(
     StudyError
         If the grid's file cannot be written.
     """
-    from taskscout.pools.pool import write_atomically
+    from taskscout.files import write_atomically
 
     engine = engine or LocalProcesses()
     folder = Path(folder)

@@ -65,6 +65,8 @@ class CellResult:
 
 _COLUMNS = tuple(f.name for f in fields(CellResult))
 _JSON = ("scores", "made")
+#: Stands in a table before a metric that has a field's name, as a score's ``error`` has.
+_METRIC = "metric_"
 
 
 class GridStore:
@@ -156,10 +158,6 @@ class GridStore:
             out.append(CellResult(**{**named, **{c: json.loads(named[c]) for c in _JSON}}))
         return out
 
-    def table(self) -> pa.Table:
-        """All results as Arrow: one row per cell, one column per field and per metric."""
-        return to_table(self.results())
-
     def merge(self, others: Iterable[CellResult], name: str = "another grid") -> int:
         """Take another grid's results, and say how many were new.
 
@@ -228,7 +226,9 @@ def read_results(path: str | Path) -> list[CellResult]:
     metrics = [c for c in table.column_names if c not in (*plain, "made")]
     out = []
     for row in table.to_pylist():
-        scores = {m: row[m] for m in ("score", *metrics) if row[m] is not None}
+        scores = {
+            m.removeprefix(_METRIC): row[m] for m in ("score", *metrics) if row[m] is not None
+        }
         named = {c: row[c] for c in plain}
         out.append(CellResult(**named, scores=scores, made=json.loads(row["made"])))
     return out
@@ -242,9 +242,10 @@ def to_table(results: Iterable[CellResult]) -> pa.Table:
     metrics = sorted({m for r in results for m in r.scores} - {"score"})
     plain = [c for c in _COLUMNS if c not in _JSON]
     columns: dict[str, list[Any]] = {c: [getattr(r, c) for r in results] for c in plain}
-    columns |= {m: [r.scores.get(m) for r in results] for m in metrics}
+    named = {m: _METRIC + m if m in _COLUMNS else m for m in metrics}
+    columns |= {named[m]: [r.scores.get(m) for r in results] for m in metrics}
     columns["made"] = [json.dumps(r.made) for r in results]
-    numbers = {**dict.fromkeys(("score", "seconds", "source_seconds", *metrics), pa.float64())}
+    numbers = dict.fromkeys(("score", "seconds", "source_seconds", *named.values()), pa.float64())
     numbers |= dict.fromkeys(("size", "seed"), pa.int64())
     return pa.table({c: pa.array(v, numbers.get(c, pa.string())) for c, v in columns.items()})
 

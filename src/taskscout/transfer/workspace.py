@@ -19,25 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taskscout.errors import TransferError
+from taskscout.files import write_atomically
 from taskscout.transfer.strategies import Strategy, Transfer
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write beside and rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_full(error: BaseException) -> bool:
@@ -131,7 +119,7 @@ class Workspace:
             (self.folder / "runs").mkdir(parents=True, exist_ok=True)
             if not self.resumed:
                 data = {"digest": self.digest, "plan": json.loads(self._plan)}
-                _write(path, json.dumps(data, indent=1).encode())
+                write_atomically(path, json.dumps(data, indent=1).encode())
         except (OSError, ValueError) as error:
             if _is_full(error):
                 raise
@@ -180,15 +168,15 @@ class Workspace:
             save(fresh)
             kept = {"seed": run.seed, "validation": run.validation.get("score")}
             # Last, and in the folder: a folder without it is not whole and is made again.
-            _write(fresh / "kept.json", json.dumps(kept).encode())
+            write_atomically(fresh / "kept.json", json.dumps(kept).encode())
             shutil.rmtree(model, ignore_errors=True)
             os.replace(fresh, model)
         path = self._run(run.strategy, run.seed)
         if run.outputs is not None:
             buffer = io.BytesIO()
             np.save(buffer, run.outputs, allow_pickle=False)
-            _write(path.with_suffix(".npy"), buffer.getvalue())
-        _write(path, json.dumps(run.to_dict(), indent=1).encode())
+            write_atomically(path.with_suffix(".npy"), buffer.getvalue())
+        write_atomically(path, json.dumps(run.to_dict(), indent=1).encode())
         shutil.rmtree(self.checkpoints / f"{run.strategy}-{run.seed}", ignore_errors=True)
 
     def kept(self, strategy: str) -> Mapping[str, Any] | None:
@@ -216,7 +204,7 @@ class Workspace:
         model = self.folder / f"model-{chosen}"
         model.mkdir(exist_ok=True)
         for name, text in files.items():
-            _write(model / name, text.encode())
+            write_atomically(model / name, text.encode())
         (model / "kept.json").unlink(missing_ok=True)
         old = self.out.with_name(f".{self.out.name}.old")
         shutil.rmtree(old, ignore_errors=True)
