@@ -39,6 +39,29 @@ _MALLOC_VARIABLES = {
 RETRIES = 3
 
 
+class LazyJobs(Sequence[Job]):
+    """Jobs made when they are asked for, so that no more data are held than is worked on.
+
+    Parameters
+    ----------
+    items
+        One per job.
+    make
+        Makes a job of an item.
+    """
+
+    def __init__(self, items: Sequence[Any], make: Callable[[Any], Job]) -> None:
+        self._items, self._make = items, make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return LazyJobs(self._items[i], self._make)
+        return self._make(self._items[i])
+
+
 def processes_available() -> int:
     """Processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,7 +18,7 @@ from taskscout.pools import Pool
 from taskscout.pools.build import describe_pool
 from taskscout.ranking import rank
 from tests.cli.test_cli import Run, cache, mistake, only_json, ours, run, target, tiny
-from tests.small import fresh_bench, source_task
+from tests.small import source_task
 from tests.tiny import toy_task
 
 __all__ = ["cache", "ours", "run", "target", "tiny"]  # fixtures
@@ -127,9 +127,7 @@ def test_a_name_of_ours_stays_ours(stranger: None):
 def described(small_pool: Pool, small_bench: Workbench, stranger: None, tmp_path: Path) -> Pool:
     """The small pool with what the stranger's method reads."""
     pool = small_pool.unpack(tmp_path / "described")
-    describe_pool(
-        pool, ["vowels"], lambda s: source_task(s.name), lambda _: fresh_bench(small_bench)
-    )
+    describe_pool(pool, ["vowels"], lambda s: source_task(s.name), small_bench)
     return pool
 
 

@@ -204,12 +204,11 @@ def describe(
     catalogue: Annotated[
         Path | None, typer.Option(help="Folder of tasks.json that has the sources' data.")
     ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Sources described at a time.")] = 1,
 ) -> None:
     """Make the descriptions that more methods read, from the sources' data."""
     from taskscout.cli.rank import split_methods
     from taskscout.errors import PoolError
-    from taskscout.models.tuning import Recipe
-    from taskscout.models.workbench import Workbench
     from taskscout.pools.build import describe_pool
     from taskscout.pools.pool import Source
     from taskscout.tasks import Task
@@ -248,14 +247,12 @@ def describe(
         max_length=settings["max_length"],
     )
 
-    def bench_of(recipe: Recipe) -> Workbench:
-        return Workbench(made.encoder, cache=made.cache, recipe=recipe)
-
     describe_pool(
         opened,
         split_methods(method),
         task_of,
-        bench_of,
+        made,
+        processes=processes,
         report=lambda line: stderr().print(line, markup=False, soft_wrap=True),
     )
 

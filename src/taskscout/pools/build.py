@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from dataclasses import replace as replace_fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taskscout.engines import run
+from taskscout.engines import LazyJobs, run
 from taskscout.errors import PoolError
 from taskscout.files import write_atomically
 from taskscout.methods.descriptions import TERMS
@@ -29,7 +30,7 @@ from taskscout.tasks.overlap import SKETCH_SIZE, sketch, text_hashes
 from taskscout.tasks.task import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
-    from taskscout.models.tuning import Recipe, TunedModel
+    from taskscout.models.tuning import TunedModel
 
 #: Key of the description that belongs to no method.
 OVERLAP = "overlap"
@@ -174,8 +175,9 @@ def describe_pool(
     pool: Pool,
     methods: Sequence[str],
     task_of: Callable[[Source], Task],
-    bench_of: Callable[[Recipe], Workbench],
+    bench: Workbench,
     *,
+    processes: int = 1,
     report: Callable[[str], object] = str,
 ) -> None:
     """Add to every source of a pool the descriptions that methods read and it lacks.
@@ -192,30 +194,69 @@ def describe_pool(
         Names of methods.
     task_of
         Gives a source's data.
-    bench_of
-        Gives a workbench with a source's recipe.
+    bench
+        Its encoder and cache are used, with each source's own recipe.
+    processes
+        Sources described at a time.
     report
         Called with one line per source.
     """
-    from taskscout.models.tuning import Recipe
-
     keys = {k for name in methods for k in reads(get_method(name))} - {"card"}
     todo = [s for s in pool if not keys <= set(s.headers)]
     report(f"{len(pool)} sources, {len(pool) - len(todo)} described before, {len(todo)} to do")
-    for done, source in enumerate(todo, 1):
-        task = task_of(source)
-        bench = bench_of(Recipe(**source.tuning["recipe"]))
-        if TUNED in source.headers:
-            bench.adopt(task, _tuned_of(pool, source, bench))
+    encoder = bench.encoder
+    model = {} if encoder.is_default else {"model": encoder.model_id}
+    settings = {**model, **encoder.settings, "precision": encoder.precision}
+    folder = getattr(bench.cache, "folder", None)
+
+    def job_of(source: Source) -> DescribeJob:
+        return DescribeJob(
+            str(pool.folder), source.name, task_of(source), tuple(methods), settings, folder
+        )
+
+    jobs = LazyJobs(todo, job_of)
+    for done, (job, new) in enumerate(run(describe_one, jobs, processes=processes), 1):
+        source = pool.source(job.name)
         old = [pool.description(source.name, k) for k in source.headers]
-        new = describe(task, bench, methods, known=source.headers)
-        card = replace_fields(source.card, pair=task.card.pair)
+        card = replace_fields(source.card, pair=job.task.card.pair)
         pool.add(card, source.tuning, [*old, *new.values()], replace=True)
         report(f"{done}/{len(todo)} {source.name}: {', '.join(new)}")
     if any(isinstance(get_method(name), TopicDivergence) for name in methods):
-        model = TopicModel.fit(pool.descriptions(TERMS))
-        pool.attach(ATTACHED, model.to_bytes())
-        report(f"{model.topics} topics over the terms of {len(model.known)} sources")
+        topics = TopicModel.fit(pool.descriptions(TERMS))
+        pool.attach(ATTACHED, topics.to_bytes())
+        report(f"{topics.topics} topics over the terms of {len(topics.known)} sources")
+
+
+@dataclass(frozen=True)
+class DescribeJob:
+    """One source of a pool to be described further."""
+
+    pool: str
+    name: str
+    task: Task
+    methods: tuple[str, ...]
+    encoder: dict[str, Any]
+    cache: Path | None
+
+
+def describe_one(job: DescribeJob) -> dict[str, Description]:
+    """Make the descriptions that a source of a pool lacks."""
+    from taskscout.models.cache import EmbeddingCache, NoCache
+    from taskscout.models.tuning import Recipe
+
+    pool = Pool.open(job.pool)
+    source = pool.source(job.name)
+    cache = NoCache() if job.cache is None else EmbeddingCache(job.cache)
+    recipe = Recipe(**source.tuning["recipe"])
+    bench = Workbench(_encoder(json.dumps(job.encoder)), cache=cache, recipe=recipe)
+    if TUNED in source.headers:
+        bench.adopt(job.task, _tuned_of(pool, source, bench))
+    return describe(job.task, bench, job.methods, known=source.headers)
+
+
+@lru_cache(maxsize=1)
+def _encoder(settings: str) -> Encoder:
+    return Encoder(**json.loads(settings))
 
 
 def _tuned_of(pool: Pool, source: Source, bench: Workbench) -> TunedModel:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from taskscout.engines import Engine, Files, LocalProcesses
+from taskscout.engines import Engine, Files, LazyJobs, LocalProcesses
 from taskscout.errors import StudyError, TaskscoutError
 from taskscout.studies.store import NONE, CellResult, GridStore
 from taskscout.studies.study_file import EncoderSettings, GridStudy, Strategy
@@ -499,7 +499,7 @@ def run_grid(
             missing[cell.source_key] = cell
     if missing:
         note(f"{len(missing)} sources to tune")
-        jobs = _Lazy(list(missing.values()), plan.source_job)
+        jobs = LazyJobs(list(missing.values()), plan.source_job)
         for job, data in engine.run(run_source, jobs):
             write_atomically(source_path(folder, job.key), data)
             note(f"{job.task.name} tuned")
@@ -511,23 +511,8 @@ def run_grid(
     total = len(plan.cells)
     finished = total - len(left)
     note(f"{total} cells, {finished} done before, {len(left)} to do")
-    for _, result in engine.run(run_cell, _Lazy(left, plan.job), files):
+    for _, result in engine.run(run_cell, LazyJobs(left, plan.job), files):
         store.put([result])
         finished += 1
         if report is not None:
             report(finished, total, result)
-
-
-class _Lazy(Sequence[Any]):
-    """Jobs made when they are asked for, so that no more targets are held than needed."""
-
-    def __init__(self, items: Sequence[Any], make: Callable[[Any], Any]) -> None:
-        self._items, self._make = items, make
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return _Lazy(self._items[i], self._make)
-        return self._make(self._items[i])
