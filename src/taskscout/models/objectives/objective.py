@@ -234,7 +234,8 @@ def check_split(task: Task, split: str) -> None:
         raise DataError(
             f"Task {task.name!r} has no rows in split {split!r} (splits: {has}).",
             "A model is tuned on the training split and scored on another.",
-            "Give more rows, or make splits with task.with_splits().",
+            "Give more rows; or name the right column of splits with --split-column, or none, and "
+            "splits are made (in Python: task.with_splits()).",
         )
     texts, pairs = task.inputs(split)
     if not any(t.strip() for t in [*texts, *(pairs or [])]):
