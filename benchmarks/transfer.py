@@ -21,6 +21,7 @@ from taskscout.models.tuning import Recipe
 from taskscout.pools.sources import origin_of
 from taskscout.tasks import Task
 from taskscout.transfer.comparison import compare, paired_interval
+from taskscout.transfer.strategies import transfer
 
 #: Short texts first: they cost least.
 PAIRS = (
@@ -68,6 +69,18 @@ def main() -> None:
         }
         kept.write_text(json.dumps(found, indent=1) + "\n")
         print(key, comparison.verdict, flush=True)
+    for source, target in PAIRS:
+        run = found[f"{source} > {target}"]
+        if "merged" not in run:
+            origin = origin_of(source, pool, encoder)
+            run["merged"] = [
+                transfer(
+                    target_of(target), [origin], Workbench(encoder, cache=NoCache()),
+                    recipe=recipe, seed=seed, merge=True,
+                ).scores["score"]
+                for seed in SEEDS
+            ]  # fmt: skip
+            kept.write_text(json.dumps(found, indent=1) + "\n")
     rows = []
     for source, target in PAIRS:
         run = found[f"{source} > {target}"]
@@ -78,11 +91,14 @@ def main() -> None:
                 *(f"{100 * run[k]['mean']:.1f} ± {100 * run[k]['sd']:.1f}" for k in COLUMNS),
                 f"{100 * run['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}",
                 {"gain": "helps", "loss": "hurts"}.get(run["outcome"], "within noise"),
+                f"{100 * (np.mean(run['merged']) - run['none']['mean']):+.1f}",
             )
         )  # fmt: skip
     gains = np.array([100 * found[f"{s} > {t}"]["difference"] for s, t in PAIRS])
     low, high = paired_interval(gains)
     wins = int((gains > 0).sum())
+    runs = [found[f"{s} > {t}"] for s, t in PAIRS]
+    merged = np.array([100 * (np.mean(r["merged"]) - r["none"]["mean"]) for r in runs])
     text = (
         f"Sequential transfer by LoRA from the built-in pool into {EXAMPLES} training examples of "
         f"the target, {len(SEEDS)} seeds, at most {TEST_ROWS:,} test rows; score (mean of accuracy "
@@ -91,10 +107,12 @@ def main() -> None:
         "was built; its adapter is carried on.\n\n"
         + markdown(
             ("source", "target", "target alone", "through the source", "difference", "interval",
-             "verdict"), rows,
+             "verdict", "difference if merged"), rows,
         )
         + f"\n\nOn average over the {len(PAIRS)} pairs {gains.mean():+.1f} points "
-        f"({low:+.1f} to {high:+.1f} over pairs); {wins} gain, {len(PAIRS) - wins} lose."
+        f"({low:+.1f} to {high:+.1f} over pairs); {wins} gain, {len(PAIRS) - wins} lose. With the "
+        "source's adapter merged into the encoder and a fresh one for the target (`--merge`, and "
+        f"what grids do) {merged.mean():+.1f}."
     )  # fmt: skip
     publish("transfer", "Sequential transfer into 200 examples", text, {"runs": found}, "peft")
 

@@ -93,9 +93,9 @@ def make_workbench(
     made = Encoder(
         encoder,
         pooling=pooling,  # type: ignore[arg-type]  # checked by Encoder
-        layers=layers,  # type: ignore[arg-type]
+        layers=layers,  # type: ignore[arg-type]  # checked by Encoder
         max_length=max_length,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]  # checked by Encoder
     )
     return Workbench(made, cache=NoCache() if no_cache else EmbeddingCache(), progress=report)
 

@@ -169,7 +169,7 @@ def run(
     metrics = [m for text in metric or () for m in split_methods(text)] or list(DEFAULT_METRICS)
     for name in (*metrics, *([by] if by else [])):
         get_metric(name)
-    gains = read_runs(grid, columns=columns, none=none, where=chosen, unit=unit)  # type: ignore[arg-type]
+    gains = read_runs(grid, columns=columns, none=none, where=chosen, unit=unit)  # type: ignore[arg-type]  # checked by read_runs
     data = _catalogue(catalogue)
     notes: list[str] = []
     if exclude_overlap is not None:

@@ -96,8 +96,8 @@ def multitask(
     shared = {"tuning": tuning, "epochs": epochs, "tokens": 10**9}
     study = run_study(
         tasks, aims, bench, planned,
-        recipe=Recipe(examples=examples, **shared),  # type: ignore[arg-type]
-        target_recipe=Recipe(examples=target_examples, **shared),  # type: ignore[arg-type]
+        recipe=Recipe(examples=examples, **shared),  # type: ignore[arg-type]  # checked by Recipe
+        target_recipe=Recipe(examples=target_examples, **shared),  # type: ignore[arg-type]  # checked by Recipe
         seeds=range(seeds), temperature=temperature, folder=out,
         report=lambda line: console.print(line, markup=False),
     )  # fmt: skip
@@ -153,7 +153,7 @@ def zero_shot(
 
     study = run_study(
         tasks, bench, methods,
-        recipe=Recipe(examples=examples, tuning=tuning, epochs=epochs, tokens=10**9),  # type: ignore[arg-type]
+        recipe=Recipe(examples=examples, tuning=tuning, epochs=epochs, tokens=10**9),  # type: ignore[arg-type]  # checked by Recipe
         overlap=overlap, folder=out, report=lambda line: console.print(line, markup=False),
     )  # fmt: skip
     _keep(out, study.to_dict(steps=steps), study.markdown(steps=steps), as_json)

@@ -884,7 +884,7 @@ def logme_of_features(
     with one_thread():
         statistics = TargetStatistics.of(f, columns)
         options = {"compat": compat, "centring": centring, "unit_norm": unit_norm}
-        return float(logme_of_maps(statistics, np.ones(1), none, none, **options)[0])  # type: ignore[arg-type]
+        return float(logme_of_maps(statistics, np.ones(1), none, none, **options)[0])  # type: ignore[arg-type]  # their values have mixed types
 
 
 def logme_of_full_maps(

@@ -223,7 +223,7 @@ class PromptedLanguageModel(PromptedBody):
             "attention_mask": torch.cat([ones, attention_mask], 1),
         }
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # takes what encoders are given
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,

@@ -246,7 +246,7 @@ def _train(
             dataloader_pin_memory=False,
         )
         # Trainer would take a forward pass with free arguments for one that divides by a count.
-        run.model.accepts_loss_kwargs = False  # type: ignore[assignment]
+        run.model.accepts_loss_kwargs = False  # type: ignore[assignment]  # read by Trainer
         trainer = _Trainer(
             model=run.model,
             args=arguments,

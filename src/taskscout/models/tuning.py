@@ -518,7 +518,7 @@ def tune(
         initial = {}
     model = objective.model(tuned_body)
     if recipe.dropout is not None and isinstance(getattr(model, "dropout", None), torch.nn.Dropout):
-        model.dropout.p = recipe.dropout  # type: ignore[union-attr]
+        model.dropout.p = recipe.dropout  # type: ignore[union-attr]  # asked in the line above
 
     run = Run(
         model=model,

@@ -505,7 +505,7 @@ def _make(name: str, k: int, none: bool) -> Metric | None:
     aside = ", none in the reference" if none else ""
     full = f"{name.replace('@', f'@{k}')}{'+none' if none else ''}"
     if name.startswith("ndcg-") and name[5:] in ("rank", "percent", "none") and not none:
-        which: Gain = name[5:]  # type: ignore[assignment]
+        which: Gain = name[5:]  # type: ignore[assignment]  # the names end in the gains
         about = {
             "rank": "nDCG, gain 2^(N - true place) - 1",
             "percent": "nDCG, gain 2^(score in percent) - 1",

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, DynamicCache, PreTrainedConfig, 
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 
-class TaskscoutConfig(PreTrainedConfig):  # type: ignore[misc]
+class TaskscoutConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is not typed
     """Configuration of the transformer inside, and how its output is read.
 
     Parameters
@@ -55,7 +55,7 @@ class TaskscoutConfig(PreTrainedConfig):  # type: ignore[misc]
         super().__init__(**others)
 
 
-class TaskscoutForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
+class TaskscoutForSequenceClassification(PreTrainedModel):  # type: ignore[misc]  # transformers is not typed
     """The transformer, pooled, with a linear head."""
 
     config_class = TaskscoutConfig
