@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from taskscout.engines import processes_available, run
 from taskscout.errors import PoolError
@@ -81,3 +86,50 @@ def test_errors_travel_between_processes():
     assert isinstance(error, PoolError)
     assert str(error) == "Two was found. It is even. Leave it out."
     assert error.remedy == "Leave it out."
+
+
+def hold_and_wait(path: str) -> None:
+    with FileLock(path):
+        time.sleep(600)
+
+
+STARTER = """
+import sys
+from taskscout.engines import run
+from tests.test_engines import hold_and_wait
+
+if __name__ == "__main__":
+    list(run(hold_and_wait, sys.argv[1:], processes=2))
+"""
+
+
+def test_workers_end_with_whoever_started_them(tmp_path: Path):
+    """Also where that was killed and could tell them nothing."""
+    script = tmp_path / "start.py"
+    script.write_text(STARTER)
+    locks = [FileLock(tmp_path / f"{i}.lock") for i in range(2)]
+    root = Path(__file__).resolve().parents[1]
+    starter = subprocess.Popen(
+        [sys.executable, script, *(lock.lock_file for lock in locks)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    try:
+        end = time.monotonic() + 120
+        while not all(map(_is_held, locks)):
+            assert time.monotonic() < end, "the workers never began"
+            time.sleep(0.1)
+    finally:
+        starter.kill()
+        starter.wait()
+    for lock in locks:
+        lock.acquire(timeout=60)
+        lock.release()
+
+
+def _is_held(lock: FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -129,11 +130,23 @@ class _OnDisk(Generic[Job, Result]):
         return self.function(job, _read(paths))
 
 
-def _one_thread(threads: int) -> None:
-    """Start-up of a worker: few threads each, so that workers do not wait for one another."""
+def _begin_worker(threads: int) -> None:
+    """Start-up of a worker: few threads each, so that workers do not wait for one another.
+
+    A worker ends with the process that started it, however that ended; a pool's own workers would
+    wait for the next job forever.
+    """
     import torch
 
     torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _variables(threads: int) -> dict[str, str]:
@@ -187,7 +200,7 @@ class LocalProcesses:
                 with ProcessPoolExecutor(
                     count,
                     multiprocessing.get_context("spawn"),
-                    initializer=_one_thread,
+                    initializer=_begin_worker,
                     initargs=(self.threads,),
                 ) as pool:
                     running: dict[Future[Result], tuple[int, Job]] = {}

@@ -242,7 +242,7 @@ def train(
         if strategy != "none" and not wanted and not (strategy == "zero_shot" and not from_ranking):
             wanted = _ranked(task, opened, bench, method, from_ranking or "top1", notes)
         origins = _origins(task, wanted, opened, bench, catalogue, notes)
-    check_kinds(task, origins, strategy)  # type: ignore[arg-type]  # checked above
+    check_kinds(task, origins, strategy)  # type: ignore[arg-type]  # an unknown one is refused later
     recipe = _recipe(
         tuning=tuning, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
         examples=_ALL, early_stopping=early_stopping, report_to=report_to, metric=metric,
