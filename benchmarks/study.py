@@ -64,6 +64,11 @@ def value(c: Comparison, method: str, metric: str) -> str:
     return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
 
 
+def percent(share: float) -> str:
+    """Whole percent, without a negative nought."""
+    return f"{round(share)}%"
+
+
 def table(c: Comparison, methods: list[str], metrics: list[str], by: dict[str, Predicted]) -> str:
     """Quality with intervals, and cost."""
     rows = []
@@ -98,9 +103,9 @@ def pugantsov(c: Comparison) -> str:
     names = [m for m in c.pruning if m.startswith(DIVERGENCES)]
     saved = {m: (c.pruning[m].saving(0.0), c.pruning[m].saving(1.0)) for m in names}
     names.sort(key=lambda m: saved[m], reverse=True)
-    rows = [(m, f"{saved[m][0]:.0f}%", f"{saved[m][1]:.0f}%") for m in names[:8]]
+    rows = [(m, *map(percent, saved[m])) for m in names[:8]]
     rows += [
-        (m, f"{c.pruning[m].saving(0.0):.0f}%", f"{c.pruning[m].saving(1.0):.0f}%")
+        (m, percent(c.pruning[m].saving(0.0)), percent(c.pruning[m].saving(1.0)))
         for m in ("esm-logme", "logme", RANDOM, PRIOR)
         if m in c.pruning
     ]
