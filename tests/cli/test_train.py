@@ -281,7 +281,7 @@ def test_a_full_disk(run: Run, target: Path, ours, tmp_path: Path, monkeypatch):
     out = tmp_path / "m"
     out.mkdir()
     (out / "old").write_text("kept")
-    real, calls = workspace._write, []
+    real, calls = workspace.write_atomically, []
 
     def full(path: Path, data: bytes) -> None:
         calls.append(path.name)
@@ -292,7 +292,7 @@ def test_a_full_disk(run: Run, target: Path, ours, tmp_path: Path, monkeypatch):
     arguments = ("train", target, "--sources", "reviews", "--seeds", "1", "--overwrite",
                  "--out", out, *ours)  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(workspace, "_write", full)
+        patch.setattr(workspace, "write_atomically", full)
         result = run(*arguments)
     assert result.code == 2
     assert "is full" in result.err

@@ -305,6 +305,16 @@ def test_unnamed_columns_are_kept_apart(write: Write) -> None:
     assert "not used: `(column 1)`, `(column 4)`" in task.notes[0]
 
 
+def test_quotes_in_tsv_that_could_be_either(write: Write) -> None:
+    """Two lines of two fields, or one text that holds a tab and a line break: the lines win."""
+    lines = ["text\tlabel", '"so it began\tyes', 'and it ended"\tno']
+    lines += [f"text {i}\t{c}" for c in ("yes", "no") for i in range(3)]
+    task = read_file(write("a.tsv", "\n".join(lines)))
+    assert sum(task.card.rows.values()) == 8
+    texts = {t for s in task.splits for t in task.column(s, "text")}
+    assert {'"so it began', 'and it ended"'} <= texts
+
+
 def test_tsv_with_plain_quotes(write: Write) -> None:
     rows = ['"To be\tgood', 'or "not" to be\tbad', '5" of rain"\tgood', '"all" of it\tbad']
     task = read_file(write("a.tsv", "text\tlabel\n" + "\n".join(rows)))

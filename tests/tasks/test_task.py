@@ -82,6 +82,8 @@ def test_any_text_survives_every_format(tmp_path: Path, pairs: list[tuple[str, s
     rows += [{"text": f"more {c} {i}", "label": c} for c in "abc" for i in range(2)]
     expected = {(r["text"], r["label"]) for r in rows}
     for suffix in FORMATS:
+        if suffix == ".tsv" and any("\t" in t and "\n" in t for t, _ in pairs):
+            continue  # may read both ways: see test_quotes_in_tsv_that_could_be_either
         task = read_file(write_rows(tmp_path / f"a{suffix}", rows), text="text", label="label")
         found = {
             (t, task.label_names[c])
