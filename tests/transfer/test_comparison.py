@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from taskscout.errors import TransferError
 from taskscout.models.heads import score_of
@@ -15,7 +16,7 @@ from taskscout.transfer.comparison import (
     paired_interval,
     score_on_rows,
 )
-from taskscout.transfer.strategies import Transfer
+from taskscout.transfer.strategies import Transfer, transfer
 from tests.tiny import BAD, GOOD, TOPICS, toy_task
 
 
@@ -163,13 +164,30 @@ def test_compare_trains_each_seed_with_and_without_and_skips_what_is_known(bench
         compare(target, [source], bench, seeds=(1, 1))
 
 
-def test_a_source_is_trained_once_for_all_seeds(bench, tmp_path):
+def test_a_source_is_trained_once_for_all_seeds(bench, tmp_path, monkeypatch):
+    steps, real = [], torch.optim.AdamW.step
+
+    def counted(self, *arguments, **options):
+        steps.append(1)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
     target, source = toy_task("target", n=24, seed=5), toy_task("source", n=48, seed=6)
-    found = compare(target, [source], bench, seeds=(0, 1), folder=tmp_path)
-    times = [t.source_seconds for t in found.transfers]
-    assert times[0] == pytest.approx(times[1], rel=0.02)  # the checkpoint says so
-    assert (tmp_path / "sources" / "source").is_dir()
+
+    def taken(**options) -> int:
+        steps.clear()
+        compare(target, [source], bench, **options)
+        return len(steps)
+
+    one = taken(seeds=(0,), folder=tmp_path / "one")
+    two = taken(seeds=(0, 1), folder=tmp_path / "two")
+    steps.clear()
+    transfer(target, [], bench, strategy="none", seed=1)
+    assert (tmp_path / "two" / "sources" / "source").is_dir()
+    assert steps
+    assert two - one == 2 * len(steps)
     memory = compare(target, [source], bench, seeds=(0, 1))
+    found = compare(target, [source], bench, seeds=(0, 1), folder=tmp_path / "two")
     assert memory.scores.tolist() == found.scores.tolist()
 
 
