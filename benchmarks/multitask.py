@@ -9,18 +9,14 @@ Rows are kept as they come, so a benchmark that is stopped goes on.
 
 from __future__ import annotations
 
+import yaml
+
 from benchmarks._command import study
-from benchmarks._report import RESULTS, publish
+from benchmarks._report import RESULTS, ROOT, publish
 
 TARGETS = ("tweet_emotion", "financial_phrasebank", "hwu64", "mrpc", "scitail", "stsb")
 #: The sources of the grid's first block.
-SOURCES = (
-    "sst2", "amazon_books", "yelp_sentences", "tweet_sentiment", "go_emotions", "isear",
-    "tweet_offensive", "davidson_hate", "mnli", "snli", "qnli", "healthver", "qqp",
-    "sick_relatedness", "ag_news", "stackoverflow_titles", "clinc150", "trec_fine", "subj",
-    "politeness_wikipedia", "blimp_acceptability", "semeval2010_relation", "emobank_arousal",
-    "boolq",
-)  # fmt: skip
+SOURCES = yaml.safe_load((ROOT / "benchmarks/grids/lora-200.yaml").read_text())["sources"]
 SEEDS, DRAWS, TOP = 2, 2, 5
 EXAMPLES, TARGET_EXAMPLES, TEST_ROWS = 400, 200, 500
 

@@ -47,8 +47,8 @@ EARLY = (0.1, 0.3)
 TUPATE = ("prompt-mean-relative", "prefix-relative", "bitfit-relative", "lora-relative",
           "lora-product")  # fmt: skip
 FISHER = ("task-embedding-outputs",)
-#: Tunings of these methods that no pool has.
-TUNINGS: tuple[Tuning, ...] = ("prompt", "bitfit", "p-tuning-v2")
+#: Tunings of these methods beside LoRA, and what a pool calls their descriptions.
+TUNINGS: dict[Tuning, str] = {"prompt": "prompt", "bitfit": "bitfit", "p-tuning-v2": "prefix"}
 #: Variants of one method, which have to be asked for one by one.
 VARIANTS = {
     "esm-logme, published formula": "esm-logme(compat=true)",
@@ -193,8 +193,7 @@ def tune_all(gains: Gains, materials: Materials) -> None:
             assert task is not None
             jobs.append(TuneJob(task, replace(recipe, checkpoints=EARLY)))
         for name in gains.sources if tuning != "lora" else ():
-            described = {"prompt": "prompt", "bitfit": "bitfit", "p-tuning-v2": "prefix"}[tuning]
-            if pool is None or described not in pool.source(name).headers:
+            if pool is None or TUNINGS[tuning] not in pool.source(name).headers:
                 task = materials.task(name)
                 assert task is not None
                 jobs.append(TuneJob(task, recipe))

@@ -306,8 +306,16 @@ def test_describe_pool(
 ):
     """More descriptions for sources whose tuned models are in the pool: nothing is tuned again."""
     pool = small_pool.pack(tmp_path / "packed").unpack(tmp_path / "loose")
+    benches: list[Workbench] = []
     lines: list[str] = []
-    monkeypatch.setattr("taskscout.models.tuning.tune", None)
+    real = build.describe
+
+    def watched(task: Task, bench: Workbench, *given: Any, **options: Any) -> Any:
+        assert bench.recipe == RECIPE
+        benches.append(bench)
+        return real(task, bench, *given, **options)
+
+    monkeypatch.setattr(build, "describe", watched)
 
     def describe() -> None:
         describe_pool(
@@ -321,6 +329,7 @@ def test_describe_pool(
     describe()
     assert lines[0] == "4 sources, 0 described before, 4 to do"
     assert len(lines) == 5
+    assert sum(b.tunings for b in benches) == 0
     opened = Pool.open(pool.folder)
     assert opened.verify() == []
     for source in opened:
@@ -335,6 +344,7 @@ def test_describe_pool(
     lines.clear()
     describe()
     assert lines == ["4 sources, 4 described before, 0 to do"]
+    assert len(benches) == 4
 
 
 def test_maps_from_a_pool_s_tuned_models(small_pool: Pool, small_bench: Workbench, tmp_path: Path):

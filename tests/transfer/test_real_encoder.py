@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from taskscout.models.cache import NoCache
@@ -44,9 +46,6 @@ def test_sentiment_carries_over_to_other_goods(kitchen: Task, bench: Workbench, 
 
 def test_shuffled_labels_teach_nothing(kitchen: Task, bench: Workbench):
     """The same training on answers that say nothing stays at chance."""
-    import numpy as np
-    import pyarrow as pa
-
     table = kitchen.tables["train"]
     labels = table.column("label").to_numpy()
     shuffled = np.random.default_rng(0).permutation(labels)

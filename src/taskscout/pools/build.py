@@ -204,9 +204,7 @@ def describe_pool(
     keys = {k for name in methods for k in reads(get_method(name))} - {"card"}
     todo = [s for s in pool if not keys <= set(s.headers)]
     report(f"{len(pool)} sources, {len(pool) - len(todo)} described before, {len(todo)} to do")
-    encoder = bench.encoder
-    model = {} if encoder.is_default else {"model": encoder.model_id}
-    settings = {**model, **encoder.settings, "precision": encoder.precision}
+    settings = {**_settings_of(bench.encoder), "precision": bench.encoder.precision}
     folder = getattr(bench.cache, "folder", None)
 
     def job_of(source: Source) -> DescribeJob:
@@ -250,8 +248,14 @@ def describe_one(job: DescribeJob) -> dict[str, Description]:
     recipe = Recipe(**source.tuning["recipe"])
     bench = Workbench(_encoder(json.dumps(job.encoder)), cache=cache, recipe=recipe)
     if TUNED in source.headers:
-        bench.adopt(job.task, _tuned_of(pool, source, bench))
+        bench.adopt(job.task, tuned_of(pool, source, bench))
     return describe(job.task, bench, job.methods, known=source.headers)
+
+
+def _settings_of(encoder: Encoder) -> dict[str, Any]:
+    """What a worker makes the same encoder of."""
+    model = {} if encoder.is_default else {"model": encoder.model_id}
+    return {**model, **encoder.settings}
 
 
 @lru_cache(maxsize=1)
@@ -259,7 +263,7 @@ def _encoder(settings: str) -> Encoder:
     return Encoder(**json.loads(settings))
 
 
-def _tuned_of(pool: Pool, source: Source, bench: Workbench) -> TunedModel:
+def tuned_of(pool: Pool, source: Source, bench: Workbench) -> TunedModel:
     """The tuned model that a pool carries."""
     from taskscout.models.tuned_store import restored
 
@@ -358,15 +362,13 @@ def build_pool(
     if names is None:
         names = [n for n in opened.names if opened.kind(n) in SEQUENCE_KINDS]
     settings = asdict(Recipe(**(recipe or {})))
-    model = {} if encoder.is_default else {"model": encoder.model_id}
 
     def left_out(name: str) -> Path:
         return pool.folder / "sources" / f"{name}.left_out.json"
 
     jobs = [
         BuildJob(
-            str(catalogue), n, str(pool.folder), settings, {**model, **encoder.settings},
-            tuple(methods),
+            str(catalogue), n, str(pool.folder), settings, _settings_of(encoder), tuple(methods),
         )
         for n in names
         if n not in pool and not left_out(n).exists()
