@@ -344,7 +344,7 @@ def test_maps_score_as_mapped_features(route, n, centring, unit_norm, compat, r)
     statistics = TargetStatistics.of(f, label_columns(labels, compat=compat))
     maps = random_maps(b, d, r)
     options = {"centring": centring, "unit_norm": unit_norm, "compat": compat}
-    got = logme_of_maps(statistics, *maps, **options)
+    got = logme_of_maps(statistics, *maps, **options, precision="double")
     # r = 8: blocks of 16 × 16 would cost more than an eigendecomposition.
     blocks = [] if r == 0 and centring != "none" else ["low rank"]
     assert route == (["full"] if compat or r == 8 else blocks)
@@ -371,7 +371,9 @@ def test_both_routes_agree(route, n, centring):
     for y in (label_columns(classes(f, 3)), outputs(f, 2)):
         statistics = TargetStatistics.of(f, y)
         scale, inner, outer, offset = random_maps(4, d, 3)
-        low = logme_of_maps(statistics, scale, inner, outer, offset, centring=centring)
+        low = logme_of_maps(
+            statistics, scale, inner, outer, offset, centring=centring, precision="double"
+        )
         weight = scale[:, None, None] * np.eye(d) + outer @ inner.transpose(0, 2, 1)
         full = logme_of_full_maps(statistics, weight, offset, centring=centring)
         np.testing.assert_allclose(low, full, rtol=1e-9)
@@ -382,7 +384,7 @@ def test_maps_of_a_regression_target():
     f = features(40, 48)
     y = outputs(f, 1)[:, 0]
     maps = random_maps(2, 48, 4)
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(y)), *maps)
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(y)), *maps, precision="double")
     wanted = [logme(mapped(f, maps, i), y, centring="both", unit_norm=True) for i in range(2)]
     np.testing.assert_allclose(got, wanted, rtol=1e-8)
 
@@ -396,7 +398,7 @@ def test_near_interpolation(route, n, r):
     labels = np.arange(n) % 4
     f = 3 * rng.normal(size=(4, d))[labels] + 1e-2 * rng.normal(size=(n, d))
     maps = random_maps(3, d, r)
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, precision="double")
     assert route == ["low rank" if r == 2 else "full"]
     for i in range(3):
         g = mapped(f, maps, i)
@@ -420,12 +422,12 @@ def test_many_classes(route, n):
     f = features(n, d)
     labels = classes(f, k)
     maps = random_maps(2, d, 3)
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, precision="double")
     options = {"centring": "both", "unit_norm": True}
     wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(2)]
     np.testing.assert_allclose(got, wanted, rtol=1e-7)
     few = TargetStatistics.of(f, label_columns(labels % 7))
-    logme_of_maps(few, *maps)
+    logme_of_maps(few, *maps, precision="double")
     assert route == ["low rank", "low rank"]
 
 
@@ -483,6 +485,69 @@ def test_low_rank_resolvent(unit_norm, n, r):
         low.log_determinant(t, compat=True)
 
 
+def single_precision(monkeypatch):
+    """Note for every table of values whether it was made in single precision."""
+    taken = []
+    original = LowRankMaps._values
+    monkeypatch.setattr(
+        LowRankMaps,
+        "_values",
+        lambda self, *a: taken.append(self.single) or original(self, *a),
+    )
+    return taken
+
+
+@pytest.mark.parametrize("n", [30, 49, 200, 1000])
+@pytest.mark.parametrize("centring", ["features", "both"])
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_single_precision_where_it_serves(monkeypatch, n, centring, unit_norm):
+    """Half precision maps of labels that leave a residual: 1e-6 of the directly computed score."""
+    taken = single_precision(monkeypatch)
+    f = features(n, 48)
+    rng = np.random.default_rng(5)
+    labels = np.where(rng.random(n) < 0.5, classes(f, 3), rng.integers(0, 3, n))
+    scale, inner, outer, offset = random_maps(4, 48, 3)
+    arrays = inner, outer, offset
+    maps = scale, *(a.astype(np.float16) for a in arrays)
+    options = {"centring": centring, "unit_norm": unit_norm}
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, **options)
+    assert taken
+    assert all(taken)
+    wide = tuple(np.float64(m) for m in maps)
+    wanted = [logme(mapped(f, wide, i), labels, **options) for i in range(4)]
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    assert np.ptp(wanted) > 1e-5
+
+
+@pytest.mark.parametrize(
+    "unsafe", ["interpolation", "no identity", "uneven", "dependent", "zero column"]
+)
+def test_double_precision_where_single_would_not_serve(monkeypatch, unsafe):
+    taken = single_precision(monkeypatch)
+    d, n = 48, 49 if unsafe == "interpolation" else 200
+    f = features(n, d)
+    labels = np.random.default_rng(5).integers(0, 3, n)
+    scale, inner, outer, offset = random_maps(2, d, 3)
+    if unsafe == "interpolation":
+        labels = np.arange(n) % 2
+        f = 3 * np.random.default_rng(n).normal(size=(2, d))[labels] + 1e-2 * f
+    elif unsafe == "no identity":
+        scale[:] = 1e-3
+    elif unsafe == "uneven":
+        outer[:, :, 1] = outer[:, :, 0] + 1e-5 * outer[:, :, 1]
+    elif unsafe == "dependent":
+        outer[:, :, 1] = outer[:, :, 0]
+    else:
+        outer[:, :, 1] = 0.0
+    maps = scale, inner, outer, offset
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
+    assert taken
+    assert not taken[-1]
+    options = {"centring": "both", "unit_norm": True}
+    wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(2)]
+    np.testing.assert_allclose(got, wanted, atol=1e-8)
+
+
 def test_outer_factors_need_not_be_orthonormal_nor_independent():
     f = features(60, 48)
     labels = classes(f, 3)
@@ -494,7 +559,7 @@ def test_outer_factors_need_not_be_orthonormal_nor_independent():
     inner[2] *= 1e-3
     maps = scale, inner, outer, offset
     options = {"centring": "both", "unit_norm": True}
-    got = logme_of_maps(statistics, *maps)
+    got = logme_of_maps(statistics, *maps, precision="double")
     wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(3)]
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
 
@@ -506,7 +571,7 @@ def test_a_map_without_its_multiple_of_the_identity(route, scale):
     labels = classes(f, 3)
     _, inner, outer, offset = random_maps(2, 48, 3)
     maps = np.array([1.0, scale]), inner, outer, offset
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, precision="double")
     options = {"centring": "both", "unit_norm": True}
     wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(2)]
     np.testing.assert_allclose(got, wanted, rtol=1e-8)
@@ -555,7 +620,7 @@ def test_torch_scores_the_same(r, centring):
     f = features(80, 48)
     statistics = TargetStatistics.of(f, label_columns(classes(f, 4)))
     maps = random_maps(5, 48, r)
-    numpy = MapEvidence(statistics, centring=centring)(*maps)
+    numpy = MapEvidence(statistics, centring=centring, precision="double")(*maps)
     torch = MapEvidence(statistics, centring=centring, device="cpu")(*maps)
     np.testing.assert_allclose(torch, numpy, rtol=1e-10)
 
@@ -588,7 +653,7 @@ def test_screening_scores_the_leading_components(components):
     labels = classes(f, 4)
     statistics = TargetStatistics.of(f, label_columns(labels))
     maps = random_maps(3, 48, 2)
-    got = MapEvidence(statistics, components=components)(*maps)
+    got = MapEvidence(statistics, components=components, precision="double")(*maps)
     g = f - f.mean(0)
     _, _, v = np.linalg.svd(g, full_matrices=False)
     projected = g @ v[:components].T @ v[:components]

@@ -205,9 +205,14 @@ def describe(
         Path | None, typer.Option(help="Folder of tasks.json that has the sources' data.")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Sources described at a time.")] = 1,
+    engine: Annotated[
+        str, typer.Option(help="local (processes of this machine) or ray (a cluster).")
+    ] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
 ) -> None:
     """Make the descriptions that more methods read, from the sources' data."""
     from taskscout.cli.rank import split_methods
+    from taskscout.engines import engine as make_engine
     from taskscout.errors import PoolError
     from taskscout.pools.build import describe_pool
     from taskscout.pools.pool import Source
@@ -252,7 +257,11 @@ def describe(
         split_methods(method),
         task_of,
         made,
-        processes=processes,
+        engine=make_engine(
+            "here" if engine == "local" and processes == 1 else engine,  # type: ignore[arg-type]  # checked there
+            processes=processes,
+            address=address,
+        ),
         report=lambda line: stderr().print(line, markup=False, soft_wrap=True),
     )
 

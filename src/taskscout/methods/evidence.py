@@ -32,7 +32,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +43,7 @@ from taskscout.methods.statistics import Centring, TargetStatistics
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
+Precision = Literal["auto", "double"]
 
 #: Added to both denominators of the fixed point, as in the published algorithm.
 _EPSILON = 1e-5
@@ -55,6 +56,10 @@ _RANK_TOLERANCE = 1e-12
 _SMALL_RESIDUAL = 1e-4
 #: A map in which s I makes less than this share of the features is scored as a full one.
 _LEAST_SHARE = 1e-4
+#: Single precision serves maps whose fit leaves at least this share of y'y, in which s I makes at
+#: least this share of the features, and whose V has so even lengths: then a score differs from
+#: that of double precision by 1e-6 at most (``tests/methods/test_evidence``).
+_SINGLE_RESIDUAL, _SINGLE_SHARE, _SINGLE_EVEN = 0.1, 0.1, 0.1
 
 
 def label_columns(labels: ArrayLike, *, compat: bool = False) -> Array:
@@ -244,19 +249,21 @@ class _Panel:
     polynomials of degree m with an error of about (pi/a + sqrt(1 + (pi/a)²))^-m.
     """
 
-    #: Points, and half-width in log t: together 1e-11 of a score (``tests/methods/test_evidence``).
-    POINTS, HALF = 16, 1.6
+    #: Half-width in log t.
+    HALF = 1.6
 
-    x = np.cos(np.pi * (np.arange(POINTS) + 0.5) / POINTS)
-    #: From values at the points to Chebyshev coefficients.
-    fit = 2.0 / POINTS * np.cos(np.outer(np.arange(POINTS), np.arccos(x)))
-    fit[0] /= 2.0
-    #: From coefficients to those of the derivative by log t.
-    derive = np.zeros((POINTS, POINTS))
-    for _k in range(POINTS):
-        derive[_k, _k + 1 :: 2] = 2.0 * np.arange(_k + 1, POINTS, 2)
-    derive[0] /= 2.0
-    derive /= HALF
+    def __init__(self, points: int) -> None:
+        order = np.arange(points)
+        self.x = np.cos(np.pi * (order + 0.5) / points)
+        #: From values at the points to Chebyshev coefficients.
+        self.fit = 2.0 / points * np.cos(np.outer(order, np.arccos(self.x)))
+        self.fit[0] /= 2.0
+        #: From coefficients to those of the derivative by log t.
+        self.derive = np.zeros((points, points))
+        for k in order:
+            self.derive[k, k + 1 :: 2] = 2.0 * np.arange(k + 1, points, 2)
+        self.derive[0] /= 2.0
+        self.derive /= self.HALF
 
     @classmethod
     def place(cls, u: Array) -> tuple[NDArray[np.int64], Array]:
@@ -264,10 +271,13 @@ class _Panel:
         number = np.floor(u / (2 * cls.HALF))
         return number.astype(np.int64), u / cls.HALF - 2 * number - 1
 
-    @classmethod
-    def points(cls, number: int) -> Array:
+    def points(self, number: int) -> Array:
         """The t of a panel's points."""
-        return np.exp(cls.HALF * (2 * number + 1 + cls.x))
+        return np.exp(self.HALF * (2 * number + 1 + self.x))
+
+
+#: Of a score, 16 points make an error of 1e-11, 12 one of 1e-9 (``tests/methods/test_evidence``).
+_DOUBLE, _SINGLE = _Panel(16), _Panel(12)
 
 
 class TargetSpectrum:
@@ -301,26 +311,27 @@ class TargetSpectrum:
         #: Where a panel begins: sources start at, and mostly stay within ten times, tr G / n.
         self.unit = 0.6 * max(float(g.sum()), 1e-300) / self.n
         self.xp: Any = np
-        self.array: Callable[[Any], Any] = lambda a: np.asarray(a, np.float64, order="C")
-        self.numpy: Callable[[Any], Array] = lambda a: a
+        self.array: Callable[..., Any] = lambda a, kind=np.float64: np.asarray(a, kind, order="C")
+        self.numpy: Callable[[Any], Array] = lambda a: np.asarray(a, np.float64)
         if device is not None:
             import torch
 
             self.xp = torch
-            self.array = lambda a: torch.as_tensor(
+            self.array = lambda a, _=None: torch.as_tensor(
                 np.ascontiguousarray(a), dtype=torch.float64, device=device
             )
             self.numpy = lambda a: np.asarray(a.cpu())
         #: Maps taken through a product at a time: on a processor, as many as its cache holds.
         self.chunk = 1 if device is None else 256
         self.q, self.g_here = self.array(q), self.array(g)
+        self.q_single = None if device is not None else self.array(q, np.float32)
         self.cross, self.energies = self.array(cross), self.array(energies)
         self.index: Callable[[Any], Any] = (
             (lambda i: i) if device is None else lambda i: torch.as_tensor(i, device=device)
         )
-        self._panels: dict[int, tuple[Any, ...]] = {}
+        self._panels: dict[tuple[int, bool], tuple[Any, ...]] = {}
 
-    def panel(self, number: int) -> tuple[Any, ...]:
+    def panel(self, number: int, *, single: bool) -> tuple[Any, ...]:
         """What maps share at the points of a panel.
 
         Returns
@@ -328,20 +339,16 @@ class TargetSpectrum:
         h = g / (g + t) and 1 - h (m × d), t (m), [F'y / (g + t)] (d × mC), and of the unmapped
         features log det(I + G / t) (m) and y't(FF' + t)^-1 y (m × C).
         """
-        if number not in self._panels:
-            t = self.array(self.unit * _Panel.points(number))[:, None]
+        if (number, single) not in self._panels:
+            t = self.array(self.unit * (_SINGLE if single else _DOUBLE).points(number))[:, None]
             inverse = 1.0 / (self.g_here + t)
             h, rest = self.g_here * inverse, t * inverse
-            right = inverse.T[:, :, None] * self.cross[:, None, :]
-            self._panels[number] = (
-                h,
-                rest,
-                t[:, 0],
-                right.reshape(len(self.g), -1),
-                self.xp.log1p(self.g_here / t).sum(1),
-                rest @ self.energies,
-            )
-        return self._panels[number]
+            right = (inverse.T[:, :, None] * self.cross[:, None, :]).reshape(len(self.g), -1)
+            logs, unmapped = self.xp.log1p(self.g_here / t).sum(1), rest @ self.energies
+            if single:
+                h, rest, right = (a.astype(np.float32) for a in (h, rest, right))
+            self._panels[number, single] = h, rest, t[:, 0], right, logs, unmapped
+        return self._panels[number, single]
 
 
 class LowRankMaps:
@@ -372,6 +379,14 @@ class LowRankMaps:
         U and V, B × d × r each, r at least 1.
     unit_norm
         Scale the mapped features to a root mean square norm of 1.
+    single
+        Rotate and multiply in single precision, in NumPy only; what is made of the r × r blocks
+        stays in double. :meth:`doubtful` says which sources that did not serve.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        In single precision, for a V whose columns depend on each other.
     """
 
     def __init__(
@@ -382,34 +397,51 @@ class LowRankMaps:
         outer: NDArray[Any],
         *,
         unit_norm: bool,
+        single: bool = False,
     ) -> None:
-        self.target, xp = target, target.xp
+        self.target, self.single, xp = target, single, target.xp
+        self.panel = _SINGLE if single else _DOUBLE
         scale = np.asarray(scale, np.float64)
-        s = target.array(scale)[:, None, None]
-        u = target.array(np.swapaxes(inner, -1, -2))
-        v = target.array(np.swapaxes(outer, -1, -2))
+        kind = np.float32 if single else np.float64
+        u = target.array(np.swapaxes(inner, -1, -2), kind)
+        v = target.array(np.swapaxes(outer, -1, -2), kind)
         self.rank = r = u.shape[1]
-        v, triangle = xp.linalg.qr(v.swapaxes(-1, -2))
-        u, v = triangle @ u / s, v.swapaxes(-1, -2)
+        self.even = np.ones(len(scale))
+        if single:
+            # Of nearly orthonormal columns V'V has a Cholesky factor as good as that of V.
+            lower = np.linalg.cholesky((v @ v.swapaxes(-1, -2)).astype(np.float64))
+            lengths = np.diagonal(lower, 0, -2, -1)
+            self.even = lengths.min(1) / lengths.max(1)
+            v = np.linalg.inv(lower).astype(kind) @ v
+            u = (lower.swapaxes(-1, -2) / scale[:, None, None]).astype(kind) @ u
+        else:
+            v, triangle = xp.linalg.qr(v.swapaxes(-1, -2))
+            u, v = triangle @ u / target.array(scale)[:, None, None], v.swapaxes(-1, -2)
         # The r rows of P' and the r of V', in the eigenvectors of G.
         stacked = xp.concatenate([u + v, v], 1)
-        rotated = stacked.reshape(-1, target.dimension) @ target.q
+        q = target.q_single if single else target.q
+        rotated = stacked.reshape(-1, target.dimension) @ q
         self.rows = rotated.reshape(len(scale), 2 * r, len(target.g))
         p, v = self.rows[:, :r], self.rows[:, r:]
         # What of V lies in directions that the features do not have.
         self.outside = target.array(np.eye(r)) - v @ v.swapaxes(-1, -2)
-        stretch = target.numpy(((p**2 - v**2).sum(1)) @ target.g_here)
+        if single and len(target.g) == target.dimension:
+            self.outside[:] = 0.0  # of them there are none; only rounding would be left
+        stretch = target.numpy((p**2 - v**2).sum(1)) @ target.g
         #: Sum of the squared mapped features, and the share of it that s I alone gives.
         self.trace = scale**2 * (float(target.g.sum()) + stretch)
+        self.own = scale**2 * float(target.g.sum()) / np.maximum(self.trace, 1e-300)
         factor = target.n / np.maximum(self.trace, 1e-300) if unit_norm else np.ones(len(scale))
         # t of the mapped features is this times t of the maps W / s.
         self.factor = factor * scale**2
+        #: The least share of y'y, over columns, that a fit of the source has left so far.
+        self.left = np.ones(len(scale))
         self._tables: dict[int, tuple[Array, Array, NDArray[np.bool_]]] = {}
 
     def _values(self, number: int, sources: NDArray[np.int64]) -> tuple[Array, Array]:
         """Log det(I + K / t) (B × m) and w (B × C × m) of some sources at a panel's points."""
         target, xp, r = self.target, self.target.xp, self.rank
-        h, rest, t, right, logs, unmapped = target.panel(number)
+        h, rest, t, right, logs, unmapped = target.panel(number, single=self.single)
         m, columns = len(t), target.columns
         chosen = self.rows[target.index(sources)]
         products, remains = [], []
@@ -421,11 +453,13 @@ class LowRankMaps:
             products.append((weighted @ rows.swapaxes(-1, -2)).reshape(b, m, r, 2 * r))
             weighted = (rest[:, None] * v[:, None]).reshape(b, m * r, d)
             remains.append((weighted @ v.swapaxes(-1, -2)).reshape(b, m, r, r))
-        product = xp.concatenate(products)
+        product, remain = xp.concatenate(products), xp.concatenate(remains)
         z = (chosen.reshape(len(sources) * 2 * r, -1) @ right).reshape(-1, 2 * r, m, columns)
+        if self.single:
+            product, z = product.astype(np.float64), z.astype(np.float64)
         z = z.swapaxes(1, 2)
         outside = self.outside[target.index(sources)][:, None]
-        lower = xp.linalg.cholesky(outside + xp.concatenate(remains))
+        lower = xp.linalg.cholesky(outside + remain)
         both = xp.concatenate([product[..., r:].swapaxes(-1, -2), z[:, :, r:]], -1)
         both = xp.linalg.solve(lower, both)
         left, y = both[..., :r], both[..., r:]
@@ -440,7 +474,7 @@ class LowRankMaps:
     def _table(self, number: int, sources: NDArray[np.int64]) -> tuple[Array, Array]:
         """Coefficients of both functions and their derivatives by log t: B × 2 × m and with C."""
         if number not in self._tables:
-            b, m = len(self.factor), _Panel.POINTS
+            b, m = len(self.factor), len(self.panel.x)
             self._tables[number] = (
                 np.empty((b, 2, m)),
                 np.empty((b, self.target.columns, 2, m)),
@@ -450,9 +484,9 @@ class LowRankMaps:
         missing = sources[~done[sources]]
         if len(missing):
             for table, values in zip((log, w), self._values(number, missing), strict=True):
-                coefficients = values @ _Panel.fit.T
+                coefficients = values @ self.panel.fit.T
                 table[missing, ..., 0, :] = coefficients
-                table[missing, ..., 1, :] = coefficients @ _Panel.derive.T
+                table[missing, ..., 1, :] = coefficients @ self.panel.derive.T
             done[missing] = True
         return log, w
 
@@ -464,7 +498,7 @@ class LowRankMaps:
             i, j = np.nonzero(number == each)
             logs, ws = self._table(int(each), np.unique(i))
             angle = np.arccos(np.clip(x[i, j], -1.0, 1.0))
-            basis = np.cos(np.arange(_Panel.POINTS) * angle[:, None])
+            basis = np.cos(np.arange(len(self.panel.x)) * angle[:, None])
             log[i, j] = np.einsum("em,efm->ef", basis, logs[i])
             w[i, j] = np.einsum("em,efm->ef", basis, ws[i, j])
         return log, w
@@ -474,7 +508,18 @@ class LowRankMaps:
         log, w = self._at(t)
         value, slope = w[..., 0], np.maximum(w[..., 1], 0.0)
         residual = self.target.beyond + np.maximum(value - slope, 0.0)
+        share = residual / np.maximum(self.target.label_square, 1e-300)
+        self.left = np.minimum(self.left, share.min(1))
         return np.maximum(-log[..., 1], 0.0), slope / t, residual
+
+    def doubtful(self) -> NDArray[np.bool_]:
+        """Which sources, B, the precision was too low for: they are to be scored another way."""
+        if not self.single:
+            least: NDArray[np.bool_] = self.own < _LEAST_SHARE
+            return least
+        uneven, own = self.even < _SINGLE_EVEN, self.own < _SINGLE_SHARE
+        doubtful: NDArray[np.bool_] = uneven | own | (self.left < _SINGLE_RESIDUAL)
+        return doubtful
 
     def log_determinant(self, t: Array, *, compat: bool) -> Array:
         """Log det(K + t), B × C (see :class:`Resolvent`)."""
@@ -645,8 +690,12 @@ class MapEvidence:
     components
         Take the features for their leading principal components only, so many of them: a
         screening. It saves less than half of a score's time (``docs/benchmarks.md``).
+    precision
+        ``auto`` rotates and multiplies in single precision, and in double those maps that it
+        would not serve, such as near interpolation, and all where features are not centred;
+        scores agree to 1e-6. ``double`` always.
     device
-        A torch device, such as ``cuda``; None for NumPy. Scores agree to 1e-9.
+        A torch device, such as ``cuda``; None for NumPy. Always double: scores agree to 1e-9.
     """
 
     def __init__(
@@ -657,6 +706,7 @@ class MapEvidence:
         centring: Centring = "both",
         unit_norm: bool = True,
         components: int | None = None,
+        precision: Precision = "auto",
         device: str | None = None,
     ) -> None:
         self.target, self.compat, self.centring, self.unit_norm = (
@@ -670,6 +720,9 @@ class MapEvidence:
             centred = _without_mirrored(centred)
         self._centred = centred
         self._components, self._device = components, device
+        # Means that are left in make up most of y'y: what a fit leaves is then a small share.
+        single = precision == "auto" and device is None and centring != "none"
+        self._precisions = (True, False) if single else (False,)
         self._shared: TargetSpectrum | None = None
 
     def _spectrum(self) -> TargetSpectrum:
@@ -753,14 +806,20 @@ class MapEvidence:
             spectral = Spectral(values, energies, shared.label_square, d)
             mean: Array = log_evidence(spectral, shape, n, d)[0].mean(1)
             return mean
-        try:
-            low = LowRankMaps(shared, scale, inner, outer, unit_norm=self.unit_norm)
-            mean = log_evidence(low, shape, n, d)[0].mean(1)
-        except (np.linalg.LinAlgError, RuntimeError):  # torch's error is the latter
-            return np.full(len(scale), np.nan)
-        # Where s I is lost beside V U', dividing by s has lost the digits too.
-        own = scale**2 * float(shared.g.sum()) > _LEAST_SHARE * low.trace
-        return np.where(own, mean, np.nan)
+        out = np.full(len(scale), np.nan)
+        for single in self._precisions:
+            left = np.flatnonzero(np.isnan(out))
+            if not len(left):
+                break
+            maps = scale[left], inner[left], outer[left]
+            try:
+                low = LowRankMaps(shared, *maps, unit_norm=self.unit_norm, single=single)
+                mean = log_evidence(low, (len(left), shared.columns), n, d)[0].mean(1)
+            except (np.linalg.LinAlgError, RuntimeError):  # torch's error is the latter
+                continue
+            # Where s I is lost beside V U', dividing by s has lost the digits too.
+            out[left] = np.where(low.doubtful(), np.nan, mean)
+        return out
 
     def _score(
         self,
@@ -839,6 +898,7 @@ def logme_of_maps(
     compat: bool = False,
     centring: Centring = "both",
     unit_norm: bool = True,
+    precision: Precision = "auto",
 ) -> Array:
     """LogME of B linear maps f -> s f + V U'f + b of a target's embeddings.
 
@@ -854,12 +914,16 @@ def logme_of_maps(
         b, B × d; without effect where features are centred.
     compat, centring, unit_norm
         As in :func:`logme`.
+    precision
+        As in :class:`MapEvidence`.
 
     Returns
     -------
     B scores, each equal to :func:`logme` on the mapped embeddings.
     """
-    scorer = MapEvidence(target, compat=compat, centring=centring, unit_norm=unit_norm)
+    scorer = MapEvidence(
+        target, compat=compat, centring=centring, unit_norm=unit_norm, precision=precision
+    )
     return scorer(scale, inner, outer, offset)
 
 
@@ -883,8 +947,10 @@ def logme_of_features(
     none = np.zeros((1, d, 0))
     with one_thread():
         statistics = TargetStatistics.of(f, columns)
-        options = {"compat": compat, "centring": centring, "unit_norm": unit_norm}
-        return float(logme_of_maps(statistics, np.ones(1), none, none, **options)[0])  # type: ignore[arg-type]  # their values have mixed types
+        scorer = MapEvidence(
+            statistics, compat=compat, centring=centring, unit_norm=unit_norm, precision="double"
+        )
+        return float(scorer(np.ones(1), none, none)[0])
 
 
 def logme_of_full_maps(

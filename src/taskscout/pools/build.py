@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from dataclasses import replace as replace_fields
 from functools import lru_cache
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taskscout.engines import LazyJobs, run
+from taskscout.engines import Engine, Files, Here, LazyJobs, run
 from taskscout.errors import PoolError
 from taskscout.files import write_atomically
 from taskscout.methods.descriptions import TERMS
@@ -177,7 +177,7 @@ def describe_pool(
     task_of: Callable[[Source], Task],
     bench: Workbench,
     *,
-    processes: int = 1,
+    engine: Engine | None = None,
     report: Callable[[str], object] = str,
 ) -> None:
     """Add to every source of a pool the descriptions that methods read and it lacks.
@@ -196,8 +196,9 @@ def describe_pool(
         Gives a source's data.
     bench
         Its encoder and cache are used, with each source's own recipe.
-    processes
-        Sources described at a time.
+    engine
+        Where sources are described; None for this process, one after the other. A job carries all
+        that it needs, so the workers of a cluster need no shared disk.
     report
         Called with one line per source.
     """
@@ -208,12 +209,20 @@ def describe_pool(
     folder = getattr(bench.cache, "folder", None)
 
     def job_of(source: Source) -> DescribeJob:
+        tuned = pool.description(source.name, TUNED) if TUNED in source.headers else None
         return DescribeJob(
-            str(pool.folder), source.name, task_of(source), tuple(methods), settings, folder
+            source.name,
+            task_of(source),
+            tuple(methods),
+            tuple(source.headers),
+            dict(source.tuning),
+            tuned,
+            settings,
+            folder,
         )
 
     jobs = LazyJobs(todo, job_of)
-    for done, (job, new) in enumerate(run(describe_one, jobs, processes=processes), 1):
+    for done, (job, new) in enumerate((engine or Here()).run(describe_one, jobs), 1):
         source = pool.source(job.name)
         old = [pool.description(source.name, k) for k in source.headers]
         card = replace_fields(source.card, pair=job.task.card.pair)
@@ -227,29 +236,29 @@ def describe_pool(
 
 @dataclass(frozen=True)
 class DescribeJob:
-    """One source of a pool to be described further."""
+    """One source of a pool to be described further, with all that takes of the pool."""
 
-    pool: str
     name: str
     task: Task
     methods: tuple[str, ...]
+    known: tuple[str, ...]
+    tuning: dict[str, Any]
+    tuned: Description | None
     encoder: dict[str, Any]
     cache: Path | None
 
 
-def describe_one(job: DescribeJob) -> dict[str, Description]:
+def describe_one(job: DescribeJob, _: Files) -> dict[str, Description]:
     """Make the descriptions that a source of a pool lacks."""
     from taskscout.models.cache import EmbeddingCache, NoCache
     from taskscout.models.tuning import Recipe
 
-    pool = Pool.open(job.pool)
-    source = pool.source(job.name)
     cache = NoCache() if job.cache is None else EmbeddingCache(job.cache)
-    recipe = Recipe(**source.tuning["recipe"])
+    recipe = Recipe(**job.tuning["recipe"])
     bench = Workbench(_encoder(json.dumps(job.encoder)), cache=cache, recipe=recipe)
-    if TUNED in source.headers:
-        bench.adopt(job.task, tuned_of(pool, source, bench))
-    return describe(job.task, bench, job.methods, known=source.headers)
+    if job.tuned is not None:
+        bench.adopt(job.task, tuned_model(job.tuned, job.tuning, bench.encoder))
+    return describe(job.task, bench, job.methods, known=job.known)
 
 
 def _settings_of(encoder: Encoder) -> dict[str, Any]:
@@ -263,27 +272,26 @@ def _encoder(settings: str) -> Encoder:
     return Encoder(**json.loads(settings))
 
 
-def tuned_of(pool: Pool, source: Source, bench: Workbench) -> TunedModel:
-    """The tuned model that a pool carries."""
+def tuned_model(tuned: Description, tuning: Mapping[str, Any], encoder: Encoder) -> TunedModel:
+    """The tuned model that a pool carries, of its description and what is known of its tuning."""
     from taskscout.models.tuned_store import restored
 
-    tuned = pool.description(source.name, TUNED)
     arrays = {
         name.replace("head.", "head/") if name.startswith("head.") else f"parameters/{name}": array
         for name, array in tuned.arrays.items()
     }
     meta = {
-        "identity": {"recipe": {**source.tuning["recipe"], "checkpoints": ()}},
+        "identity": {"recipe": {**tuning["recipe"], "checkpoints": ()}},
         "checkpoints": (),
         "regression": tuned.header["kind"] == "regression",
         "center": tuned.header["center"],
         "scale": tuned.header["scale"],
         "initialisation": tuned.header.get("initialisation", ""),
-        "scores": source.tuning["scores"],
-        "seconds": source.tuning["seconds"],
-        "trained_on": source.tuning["trained_on"],
+        "scores": tuning["scores"],
+        "seconds": tuning["seconds"],
+        "trained_on": tuning["trained_on"],
     }
-    return restored(meta, {k: v.astype(np.float32) for k, v in arrays.items()}, bench.encoder)
+    return restored(meta, {k: v.astype(np.float32) for k, v in arrays.items()}, encoder)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from taskscout.errors import DataError, PoolError, TransferError
 from taskscout.methods.transferability import TUNED
 from taskscout.models.encoder import Encoder
-from taskscout.models.workbench import Workbench
-from taskscout.pools.build import tuned_of
+from taskscout.pools.build import tuned_model
 from taskscout.pools.pool import Pool
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer.origin import Origin
@@ -106,7 +105,7 @@ def origin_of(
             data = None
 
         def made() -> TunedModel:
-            return tuned_of(pool, source, Workbench(encoder))
+            return tuned_model(pool.description(name, TUNED), source.tuning, encoder)
 
         fits = pool.encoder["fingerprint"] == encoder.fingerprint and TUNED in source.headers
         return Origin(card, made if fits else None, data, fetch_command(card), source.tuning)
