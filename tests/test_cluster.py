@@ -9,12 +9,18 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from taskscout.engines import Here, RayCluster
 from taskscout.errors import PoolError
+from taskscout.models.cache import NoCache
+from taskscout.models.workbench import Workbench
+from taskscout.pools import Pool
+from taskscout.pools.build import describe_pool
 from taskscout.studies.grid import run_grid
 from taskscout.studies.store import GridStore
+from tests.small import source_task
 from tests.studies.conftest import plan_of, workplace  # noqa: F401  # fixtures
 
 ray = pytest.importorskip("ray", reason="needs the extra 'ray'")
@@ -81,3 +87,21 @@ def test_a_grid_survives_the_death_of_a_worker_and_of_a_node(cluster, plan_of, t
     scores = {r.key: r.score for r in store.results()}
     assert scores == {r.key: r.score for r in undisturbed.results()}
     assert len(scores) == len(plan.cells)
+
+
+def test_a_pool_is_described_by_the_cluster(cluster, small_pool, small_bench, tmp_path):
+    """As in this process, though no worker can read the pool: jobs carry what they need of it."""
+    names = "terms-cosine", "embeddings-cosine"
+    found = {}
+    for where, engine in (("here", Here()), ("cluster", RayCluster(cluster.address))):
+        pool = small_pool.unpack(tmp_path / where)
+        bench = Workbench(small_bench.encoder, cache=NoCache())
+        describe_pool(pool, names, lambda s: source_task(s.name), bench, engine=engine)
+        found[where] = Pool.open(pool.folder)
+    for source in found["here"]:
+        assert source.headers.keys() > {"terms", "moments"}
+        for key in source.headers:
+            one, other = (p.description(source.name, key).arrays for p in found.values())
+            assert one.keys() == other.keys()
+            for name in one:
+                np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-6)

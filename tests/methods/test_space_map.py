@@ -263,12 +263,18 @@ def test_moments_add():
     np.testing.assert_allclose(xy, (x - x.mean(0)).T @ (y - y.mean(0)), atol=1e-9)
 
 
-def test_moments_of_single_precision_are_summed_in_double():
-    x = np.float32(embeddings(500, 7) + 100)
-    y = np.float32(tuned(x))
-    moments = Moments.of(x, y)
-    assert moments.xx.dtype == np.float64
-    np.testing.assert_allclose(moments.xx, np.float64(x).T @ np.float64(x), rtol=1e-13)
+@pytest.mark.parametrize("n", [1, 100, 1300])
+def test_moments_of_single_precision_are_those_of_double(n):
+    """About the means, where a distant mean costs no digits."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(n, 20)) * 0.1 ** rng.uniform(0, 2, 20) + 30).astype(np.float32)
+    y = (x @ rng.normal(size=(20, 20)) / 4 - 7).astype(np.float32)
+    single, double = Moments.of(x, y), Moments.of(x.astype(float), y.astype(float))
+    assert single.n == double.n == n
+    for name in ("xx", "xy", "x", "y", "yy"):
+        np.testing.assert_allclose(getattr(single, name), getattr(double, name), rtol=1e-6)
+    for one, other in zip(single.centred(), double.centred(), strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-6 * max(np.abs(other).max(), 1e-3 * n))
 
 
 @pytest.mark.parametrize("rank", [0, 3, None])

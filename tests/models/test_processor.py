@@ -120,7 +120,7 @@ def test_keys_that_queries_share_take_the_plain_attention():
 def test_lora_layers_are_those_of_peft(half):
     model = with_lora(tiny())
     theirs = outcome(model, half=half)
-    before = copy.deepcopy({k: v for k, v in model.state_dict().items()})
+    before = copy.deepcopy(dict(model.state_dict()))
     with lean_lora(model):
         ours = outcome(model, half=half)
     assert len(ours[1]) == 2 * 2 * 6  # two factors, two layers, six linear layers in each
