@@ -1,0 +1,87 @@
+"""Do rankings of sources carry over from one encoder to another?
+
+    python -m benchmarks.encoders
+
+Reads our grid and its block on a second encoder (``benchmarks/grids/second-encoder.yaml``), takes
+the pairs and seeds that both have, and compares the gains of sources target by target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from benchmarks._report import RESULTS, markdown, publish
+from benchmarks.study import GRID, WHERE
+from taskscout.methods.gains import Gains
+from taskscout.studies.published import read_runs
+
+SECOND = RESULTS / "second_encoder.parquet"
+NAME = "paraphrase-MiniLM-L3-v2"
+BOOTSTRAPS = 2000
+
+
+def common(one: Gains, other: Gains, targets: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Gains in points on the pairs that both have: targets × sources each, NaN for the rest."""
+    sources = [s for s in one.sources if s in other.sources]
+    out = []
+    for gains in (one, other):
+        points = np.full((len(targets), len(sources)), np.nan)
+        for i, target in enumerate(targets):
+            for j, source in enumerate(sources):
+                if source != target:
+                    points[i, j] = gains.gain(source, target)
+        out.append(points)
+    known = np.isfinite(out[0]) & np.isfinite(out[1])
+    return np.where(known, out[0], np.nan), np.where(known, out[1], np.nan)
+
+
+def main() -> None:
+    """Compare and publish."""
+    second = read_runs(SECOND, where={**WHERE, "encoder": NAME}, unit="fraction")
+    first = read_runs(GRID, where=WHERE, unit="fraction")
+    seeds = [s for s in first.seed_names if s in second.seed_names]
+    first = first.with_seeds([first.seed_names.index(s) for s in seeds])
+    second = second.with_seeds([second.seed_names.index(s) for s in seeds])
+    targets = [t for t in first.targets if t in second.targets]
+    a, b = common(first, second, targets)
+    sources = [s for s in first.sources if s in second.sources]
+    rows, correlations, lost = [], [], []
+    for i, target in enumerate(targets):
+        known = np.flatnonzero(np.isfinite(a[i]))
+        one, other = a[i, known], b[i, known]
+        correlations.append(float(spearmanr(one, other)[0]))
+        pick = int(np.argmax(one))
+        lost.append(float(other.max() - other[pick]))
+        rows.append(
+            (target, f"{correlations[-1]:.2f}", sources[known[pick]],
+             sources[known[int(np.argmax(other))]], f"{one.max():+.1f}", f"{other.max():+.1f}",
+             f"{other[pick]:+.1f}", f"{other.mean():+.1f}")
+        )  # fmt: skip
+    rng = np.random.default_rng(0)
+    drawn = np.array(correlations)[rng.integers(0, len(targets), (BOOTSTRAPS, len(targets)))]
+    low, high = np.quantile(drawn.mean(1), [0.025, 0.975])
+    text = (
+        f"{len(sources)} sources on {len(targets)} targets of 200 examples by LoRA, seeds "
+        f"{', '.join(map(str, seeds))}: the default encoder (six layers) and {NAME} (three), each "
+        "with sources tuned for it. Spearman correlation of the sources' gains between the two: "
+        f"{np.mean(correlations):.2f} on average over targets ({low:.2f} to {high:.2f}). Choosing "
+        f"for the second what is best for the first gives {np.mean(lost):.1f} points away, choosing "
+        f"at random {np.mean([np.nanmax(r) - np.nanmean(r) for r in b]):.1f}. With "
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)} both sides are noisy, so the correlation is a "
+        "lower bound.\n\n"
+        + markdown(
+            ("target", "Spearman", "best for the first", "best for the second", "its gain, first",
+             "its gain, second", "first's best on the second", "mean on the second"),
+            rows,
+        )
+    )  # fmt: skip
+    data = {"targets": targets, "sources": sources, "first": a.tolist(), "second": b.tolist(),
+            "spearman": correlations, "interval": [low, high]}  # fmt: skip
+    publish("encoders", "Rankings on a second encoder", text, data)
+
+
+if __name__ == "__main__":
+    main()
