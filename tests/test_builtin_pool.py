@@ -45,6 +45,7 @@ KEYS = {
     "text-embedding-pooler",
     "text-embedding-layers",
     "task-embedding-outputs",
+    "prompt",
 }
 
 
