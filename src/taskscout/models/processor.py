@@ -81,7 +81,7 @@ class _Attention(torch.autograd.Function):
 
 
 def attention(
-    module: nn.Module,  # noqa: ARG001
+    module: nn.Module,  # noqa: ARG001  # transformers gives it
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
