@@ -9,7 +9,6 @@ it needs travels to it. Then, on paper, a pool of the size of the hub from the m
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -104,7 +103,6 @@ def once(engine: Engine) -> dict[str, float]:
 
 def main() -> None:
     """Run and publish."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS
     runs: dict[str, list[dict[str, float]]] = {}
     loads = []

@@ -8,34 +8,16 @@ the pairs and seeds that both have, and compares the gains of sources target by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks._report import RESULTS, markdown, publish
 from benchmarks.study import GRID, WHERE
-from taskscout.methods.gains import Gains
 from taskscout.studies.published import read_runs
 
 SECOND = RESULTS / "second_encoder.parquet"
 NAME = "paraphrase-MiniLM-L3-v2"
 BOOTSTRAPS = 2000
-
-
-def common(one: Gains, other: Gains, targets: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Gains in points on the pairs that both have: targets × sources each, NaN for the rest."""
-    sources = [s for s in one.sources if s in other.sources]
-    out = []
-    for gains in (one, other):
-        points = np.full((len(targets), len(sources)), np.nan)
-        for i, target in enumerate(targets):
-            for j, source in enumerate(sources):
-                if source != target:
-                    points[i, j] = gains.gain(source, target)
-        out.append(points)
-    known = np.isfinite(out[0]) & np.isfinite(out[1])
-    return np.where(known, out[0], np.nan), np.where(known, out[1], np.nan)
 
 
 def main() -> None:
@@ -46,18 +28,20 @@ def main() -> None:
     first = first.with_seeds([first.seed_names.index(s) for s in seeds])
     second = second.with_seeds([second.seed_names.index(s) for s in seeds])
     targets = [t for t in first.targets if t in second.targets]
-    a, b = common(first, second, targets)
     sources = [s for s in first.sources if s in second.sources]
+    a, b = (g.select(g.points, sources, targets).T for g in (first, second))
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b = (np.where(known, points, np.nan) for points in (a, b))
     rows, correlations, lost = [], [], []
     for i, target in enumerate(targets):
-        known = np.flatnonzero(np.isfinite(a[i]))
-        one, other = a[i, known], b[i, known]
+        both = np.flatnonzero(known[i])
+        one, other = a[i, both], b[i, both]
         correlations.append(float(spearmanr(one, other)[0]))
         pick = int(np.argmax(one))
         lost.append(float(other.max() - other[pick]))
         rows.append(
-            (target, f"{correlations[-1]:.2f}", sources[known[pick]],
-             sources[known[int(np.argmax(other))]], f"{one.max():+.1f}", f"{other.max():+.1f}",
+            (target, f"{correlations[-1]:.2f}", sources[both[pick]],
+             sources[both[int(np.argmax(other))]], f"{one.max():+.1f}", f"{other.max():+.1f}",
              f"{other[pick]:+.1f}", f"{other.mean():+.1f}")
         )  # fmt: skip
     rng = np.random.default_rng(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
-from taskscout.models.processor import ATTENTION, attend_plainly, lean_lora
+from taskscout.models.processor import ATTENTION, attend_plainly, attention, lean_lora
 
 
 def tiny(dropout: float = 0.0) -> BertModel:
@@ -87,8 +86,6 @@ def test_attention_is_that_of_transformers(half):
 
 def test_attention_drops_weights_as_often_as_asked():
     """With values of one, an output is the sum of the weights that are left, over 1 - p."""
-    from taskscout.models.processor import attention
-
     torch.manual_seed(0)
     q, k = torch.randn(2, 4, 3, 50, 8)
     v = torch.ones(4, 3, 50, 8, requires_grad=True)
@@ -133,8 +130,7 @@ def test_lora_layers_are_those_of_peft(half):
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.5}, {"use_dora": True}, {"bias": "all"}])
 def test_other_layers_are_left_to_peft(options):
     model = with_lora(tiny(), **options)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lean_lora(model))
+    with lean_lora(model):
         assert not any("forward" in vars(m) for m in model.modules())
 
 
