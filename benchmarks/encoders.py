@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks._report import RESULTS, markdown, publish
-from benchmarks.study import GRID, WHERE
+from benchmarks.study import GRID, WHERE, whole_seeds
 from taskscout.studies.published import read_runs
 
 SECOND = RESULTS / "second_encoder.parquet"
@@ -22,8 +22,8 @@ BOOTSTRAPS = 2000
 
 def main() -> None:
     """Compare and publish."""
-    second = read_runs(SECOND, where={**WHERE, "encoder": NAME}, unit="fraction")
-    first = read_runs(GRID, where=WHERE, unit="fraction")
+    second = whole_seeds(read_runs(SECOND, where={**WHERE, "encoder": NAME}, unit="fraction"))
+    first = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
     seeds = [s for s in first.seed_names if s in second.seed_names]
     first = first.with_seeds([first.seed_names.index(s) for s in seeds])
     second = second.with_seeds([second.seed_names.index(s) for s in seeds])
