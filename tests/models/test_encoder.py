@@ -443,6 +443,37 @@ def test_no_pooler(decoder: Encoder) -> None:
     assert "has no pooler" in error.found
 
 
+def without_weights(encoder: Encoder, folder: Path, lost: str) -> Encoder:
+    """A copy whose file lacks the weights of some names."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(encoder.folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {k: v for k, v in weights.items() if lost not in k}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return with_settings(Encoder(folder))
+
+
+def test_a_pooler_without_weights_is_no_pooler(
+    tiny: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = without_weights(tiny, tmp_path / "bare", "pooler.")
+    assert (
+        "has no pooler"
+        in refused(lambda: with_settings(bare, pooling="pooler").encode(TEXTS)).found
+    )
+    assert np.array_equal(bare.encode(TEXTS), with_settings(tiny).encode(TEXTS))
+    assert not caplog.records  # transformers has a page to say of it
+
+
+def test_other_weights_that_are_missing(tiny: Encoder, tmp_path: Path) -> None:
+    bare = without_weights(tiny, tmp_path / "bare", "layer.0.attention")
+    error = refused(bare.load_model)
+    assert "layer.0.attention" in error.found
+    assert "at random" in error.why
+
+
 def test_more_tokens_than_positions(tiny: Encoder) -> None:
     error = refused(lambda: with_settings(tiny, max_length=257).encode(TEXTS))
     assert "257" in error.found

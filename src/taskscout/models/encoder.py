@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -267,10 +269,19 @@ class Encoder:
     # -- the model -----------------------------------------------------------------
 
     def load_model(self) -> Any:
-        """A fresh copy of the pre-trained model, float32, on the CPU, in training mode off."""
+        """A fresh copy of the pre-trained model, float32, on the CPU, in training mode off.
+
+        Without its pooler where the folder has no weights for one, as those of masked language
+        models: transformers would draw them anew at every start.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be loaded, or lacks other weights.
+        """
         from safetensors import SafetensorError
         from transformers import AutoModel
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
         longest = self._longest()
         if longest is not None and self.max_length > longest:
@@ -279,16 +290,32 @@ class Encoder:
                 f"{self.model_id} has positions for {longest} tokens.",
                 f"Give a max_length of {longest} or less.",
             )
-        logging.disable_progress_bar()
+        disable_progress_bar()
         try:
-            model = AutoModel.from_pretrained(self.folder, local_files_only=True)
+            with _quiet("transformers.modeling_utils"):  # what it reports is looked at here
+                model, found = AutoModel.from_pretrained(
+                    self.folder, local_files_only=True, output_loading_info=True
+                )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"{self.folder} cannot be loaded as a transformers model.",
                 _first_line(error),
                 "Give a folder or hub id of a supported encoder or decoder.",
             ) from error
-        if getattr(model.config, "is_encoder_decoder", False):
+        missing = sorted(found["missing_keys"])
+        if any(k.startswith("pooler.") for k in missing):
+            model.pooler = None
+            missing = [k for k in missing if not k.startswith("pooler.")]
+        encodes_only = getattr(model.config, "is_encoder_decoder", False)
+        if encodes_only:
+            missing = [k for k in missing if not k.startswith("decoder.")]
+        if missing:
+            raise ModelError(
+                f"{self.folder} lacks {len(missing)} weights of its model: {missing[0]}…",
+                "They would be drawn at random.",
+                "Save the whole model there with save_pretrained, or fetch it again.",
+            )
+        if encodes_only:
             model = model.get_encoder()
         return model.float().eval()
 
@@ -441,6 +468,17 @@ class Encoder:
                 if progress is not None:
                     progress(done, len(texts))
         return out
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger's warnings to itself for a while."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _first_line(error: Exception) -> str:
