@@ -633,10 +633,13 @@ def test_pool_build(run: Run, target: Path, tiny: list[str], tmp_path: Path):
     assert "tagging" in pool.left_out["tags"]
     assert pool.left_out["closed"].startswith("licence: ")
     assert set(pool.names) | set(pool.left_out) == {e["task_id"] for e in entries}
-    described = run(
-        "pool", "describe", "--pool", out, "--method", "topics-kl,format", "--catalogue", folder
-    )
+    describe = ["pool", "describe", "--pool", out, "--catalogue", folder, "--method"]
+    one = run(*describe, "topics-kl", "--only", "beta")
+    assert one.code == 0, one.err
+    assert Pool.open(out).described("terms") == ("beta",)
+    described = run(*describe, "topics-kl,format")
     assert described.code == 0, described.err
+    assert Pool.open(out).described("terms") == pool.names
     packed = run("pool", "pack", "--pool", out, "--out", tmp_path / "packed")
     assert packed.code == 0, packed.err
     assert run("pool", "verify", "--pool", tmp_path / "packed").code == 0
@@ -668,6 +671,8 @@ def test_pool_describe(run: Run, small_pool: Pool, target: Path, tiny: list[str]
     assert "--catalogue" in result.err
     result = run("pool", "describe", "--method", "terms-cosine")
     assert "--out" in mistake(result)
+    result = run("pool", "describe", "--method", "vocabulary", "--pool", folder, "--only", "revews")
+    assert "Close names: reviews" in mistake(result)
 
 
 # -- methods, cache, example ------------------------------------------------------------------------

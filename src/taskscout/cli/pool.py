@@ -204,6 +204,7 @@ def describe(
     catalogue: Annotated[
         Path | None, typer.Option(help="Folder of tasks.json that has the sources' data.")
     ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Describe only these sources.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Sources described at a time.")] = 1,
     engine: Annotated[
         str, typer.Option(help="local (processes of this machine) or ray (a cluster).")
@@ -257,6 +258,7 @@ def describe(
         split_methods(method),
         task_of,
         made,
+        names=only,
         engine=make_engine(
             "here" if engine == "local" and processes == 1 else engine,  # type: ignore[arg-type]  # checked there
             processes=processes,

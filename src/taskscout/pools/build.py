@@ -177,10 +177,11 @@ def describe_pool(
     task_of: Callable[[Source], Task],
     bench: Workbench,
     *,
+    names: Sequence[str] | None = None,
     engine: Engine | None = None,
     report: Callable[[str], object] = str,
 ) -> None:
-    """Add to every source of a pool the descriptions that methods read and it lacks.
+    """Add to the sources of a pool the descriptions that methods read and it lacks.
 
     A source whose tuned model is in the pool is not tuned again. Each source is written whole
     when it is done, so a run that was stopped goes on where it was. For methods over topics, one
@@ -196,15 +197,23 @@ def describe_pool(
         Gives a source's data.
     bench
         Its encoder and cache are used, with each source's own recipe.
+    names
+        Sources to describe; None for all.
     engine
         Where sources are described; None for this process, one after the other. A job carries all
         that it needs, so the workers of a cluster need no shared disk.
     report
         Called with one line per source.
+
+    Raises
+    ------
+    PoolError
+        If the pool has no source of a name.
     """
     keys = {k for name in methods for k in reads(get_method(name))} - {"card"}
-    todo = [s for s in pool if not keys <= set(s.headers)]
-    report(f"{len(pool)} sources, {len(pool) - len(todo)} described before, {len(todo)} to do")
+    chosen = [pool.source(n) for n in (pool.names if names is None else names)]
+    todo = [s for s in chosen if not keys <= set(s.headers)]
+    report(f"{len(chosen)} sources, {len(chosen) - len(todo)} described before, {len(todo)} to do")
     settings = {**_settings_of(bench.encoder), "precision": bench.encoder.precision}
     folder = getattr(bench.cache, "folder", None)
 
