@@ -1,11 +1,15 @@
-"""Methods held against our own grid of real transfers, and what the papers claim beside it.
+r"""Methods held against our own grid of real transfers, and what the papers claim beside it.
 
     python -m benchmarks.study               # methods that tune nothing on the target
-    python -m benchmarks.study --tune        # also those that tune the encoder (an hour on a CPU)
 
 The grid is ``benchmarks/results/grid.parquet``, made by ``taskscout grid run`` from the study
-files in ``benchmarks/grids``. Tuned models are kept in the cache, so ``--tune`` that is stopped
-goes on.
+files in ``benchmarks/grids``. The first and the fifth paper tune the encoder on every source and
+target (two hours on two processors; both commands go on where they were stopped):
+
+    python -m benchmarks.study --sources     # the grid's sources, one to a line
+    taskscout pool describe --out described --catalogue $TASKSCOUT_DATA --processes 2 \
+        --method prefix,bitfit $(python -m benchmarks.study --sources | sed 's/^/--only /')
+    python -m benchmarks.study --tune --pool described
 """
 
 from __future__ import annotations
@@ -47,8 +51,8 @@ EARLY = (0.1, 0.3)
 TUPATE = ("prompt-mean-relative", "prefix-relative", "bitfit-relative", "lora-relative",
           "lora-product")  # fmt: skip
 FISHER = ("task-embedding-outputs",)
-#: Tunings of these methods beside LoRA, and what a pool calls their descriptions.
-TUNINGS: dict[Tuning, str] = {"prompt": "prompt", "bitfit": "bitfit", "p-tuning-v2": "prefix"}
+#: Tunings that these methods read of a target.
+TUNINGS: tuple[Tuning, ...] = ("lora", "prompt", "bitfit", "p-tuning-v2")
 #: Variants of one method, which have to be asked for one by one.
 VARIANTS = {
     "esm-logme, published formula": "esm-logme(compat=true)",
@@ -183,20 +187,14 @@ def tune_one(job: TuneJob) -> None:
 
 
 def tune_all(gains: Gains, materials: Materials) -> None:
-    """Tune what the methods of the first and fifth papers read, on all processors."""
+    """Tune the targets as the methods of the first and fifth papers read them."""
     jobs = []
-    pool = materials.pool
-    for tuning in (*TUNINGS, "lora"):
-        recipe = Recipe().with_tuning(tuning)
+    for tuning in TUNINGS:
+        recipe = replace(Recipe().with_tuning(tuning), checkpoints=EARLY)
         for name in gains.targets:
             task = materials.target(name)
             assert task is not None
-            jobs.append(TuneJob(task, replace(recipe, checkpoints=EARLY)))
-        for name in gains.sources if tuning != "lora" else ():
-            if pool is None or TUNINGS[tuning] not in pool.source(name).headers:
-                task = materials.task(name)
-                assert task is not None
-                jobs.append(TuneJob(task, recipe))
+            jobs.append(TuneJob(task, recipe))
     for done, (job, _) in enumerate(run(tune_one, jobs, processes=processes_available()), 1):
         print(f"{done}/{len(jobs)} {job.task.name}, {job.recipe.tuning}", flush=True)
 
@@ -211,9 +209,15 @@ def main() -> None:
     """Run and publish."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--pool", default="builtin")
+    parser.add_argument("--sources", action="store_true", help="name the grid's sources")
     options = parser.parse_args()
     gains = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
-    data, pool = catalogue(), Pool.builtin()
+    if options.sources:
+        print(*gains.sources, sep="\n")
+        return
+    data = catalogue()
+    pool = Pool.builtin() if options.pool == "builtin" else Pool.open(options.pool)
     bench = Workbench()
     materials = Materials(
         catalogue=data, pool=pool, sizes={}, default_size=200, names={}, tune=options.tune
