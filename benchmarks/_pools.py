@@ -14,19 +14,22 @@ KEYS = ("space-map", "overlap")
 
 
 def replicated(folder: Path, size: int) -> Pool:
-    """Write a packed pool of ``size`` sources, source ``i`` being the built-in one ``i mod n``."""
+    """Write a packed pool of ``size`` sources, source ``i`` being the built-in one ``i mod n``.
+
+    In the order of their names, as ``Pool.pack`` writes.
+    """
     pool = Pool.builtin()
     folder.mkdir(parents=True)
-    names = [pool.names[i % len(pool)] for i in range(size)]
+    names = sorted((f"{pool.names[i % len(pool)]}-{i}", i % len(pool)) for i in range(size))
     for key in KEYS:
         kept: dict[str, Description] = {n: pool.description(n, key) for n in pool.names}
-        described = [(f"{n}-{i}", kept[n].arrays) for i, n in enumerate(names)]
+        described = [(name, kept[pool.names[of]].arrays) for name, of in names]
         _Packed.write(folder / f"packed-{key}.safetensors", described)
     sources = []
-    for i, name in enumerate(names):
-        source = pool.source(name)
+    for name, of in names:
+        source = pool.source(pool.names[of])
         headers = {key: source.headers[key] for key in KEYS}
-        sources.append(Source(replace(source.card, name=f"{name}-{i}"), source.tuning, headers))
+        sources.append(Source(replace(source.card, name=name), source.tuning, headers))
     _File.write(folder / "sources.safetensors", _Table.arrays(sources, KEYS))
     header = {"format": FORMAT, "encoder": dict(pool.encoder), "packed": size}
     PoolClass._write_header(folder, header)

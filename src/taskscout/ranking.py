@@ -28,7 +28,7 @@ from taskscout.methods.topics import ATTACHED
 from taskscout.methods.two_stage import refined
 from taskscout.models.workbench import Workbench
 from taskscout.pools.build import OVERLAP
-from taskscout.pools.pool import Pool
+from taskscout.pools.pool import Pool, Source
 from taskscout.tasks import Task, TaskCard
 from taskscout.tasks.overlap import share_contained, text_hashes
 
@@ -333,7 +333,7 @@ def rank(
     overlap = _overlaps(chosen, pool)
     left_out: dict[str, str] = {}
     for source in pool:
-        reason = _filtered(source.card, commercial, kinds, domains, exclude)
+        reason = _filtered(source, commercial, kinds, domains, exclude)
         share = overlap.get(source.name, math.nan)
         if reason is None and exclude_overlap is not None and share > exclude_overlap:
             reason = f"contains {share:.0%} of the target's texts"
@@ -587,15 +587,18 @@ def _unknown(exclude: Sequence[str], pool: Pool) -> list[str]:
 
 
 def _filtered(
-    card: TaskCard,
+    source: Source,
     commercial: bool,
     kinds: Sequence[str],
     domains: Sequence[str],
     exclude: Sequence[str],
 ) -> str | None:
-    """Why a card is not wanted, or None."""
-    if card.name in exclude:
+    """Why a source is not wanted, or None; its card is read only where that takes it."""
+    if source.name in exclude:
         return "excluded by name"
+    if not (commercial or kinds or domains):
+        return None
+    card = source.card
     if commercial and card.commercial != "yes":
         return (
             "licence does not allow commercial use"

@@ -225,6 +225,34 @@ def test_arrays_come_as_they_went_in(tmp_path: Path):
             np.testing.assert_array_equal(got[key], array)
 
 
+@pytest.mark.parametrize("ahead", [16, 100, 1 << 18])
+def test_reading_ahead_changes_nothing(tmp_path: Path, ahead: int, monkeypatch: Any):
+    """In any order; who walks along a column reads it in few pieces."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"s{i:02}": {"a": rng.normal(size=(i % 4, 3)), "b": rng.integers(0, 9, 7).astype(np.int16)}
+        for i in range(40)
+    }
+    pool = Pool.create(tmp_path / "pool", encoder=ENCODER)
+    for name, each in arrays.items():
+        pool.add(card(name), {}, [Description("k", name, {}, each)])
+    pool.pack(tmp_path / "packed")
+    monkeypatch.setattr("taskscout.pools.pool._AHEAD", ahead)
+    packed = Pool.open(tmp_path / "packed")
+    pieces: list[int] = []
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda *a: pieces.append(1) or whole(*a))
+    orders = [sorted(arrays), sorted(arrays, reverse=True), rng.permutation(sorted(arrays))]
+    for names in (*orders, np.repeat(sorted(arrays), 2)):
+        pieces.clear()
+        for name in map(str, names):
+            got = packed.description(name, "k").arrays
+            for key, array in arrays[name].items():
+                np.testing.assert_array_equal(got[key], array)
+        if ahead == 1 << 18 and names is orders[0]:
+            assert len(pieces) < 20
+
+
 def test_a_source_whose_last_array_is_empty(tmp_path: Path):
     """Such as the sketch of a task whose texts are all too short for one."""
     pool = Pool.create(tmp_path / "pool", encoder=ENCODER)

@@ -276,8 +276,8 @@ class _Panel:
         return np.exp(self.HALF * (2 * number + 1 + self.x))
 
 
-#: Of a score, 16 points make an error of 1e-11, 12 one of 1e-9 (``tests/methods/test_evidence``).
-_DOUBLE, _SINGLE = _Panel(16), _Panel(12)
+#: Of a score, 16 points make an error of 1e-11, 11 one below that of single precision, 1e-8.
+_DOUBLE, _SINGLE = _Panel(16), _Panel(11)
 
 
 class TargetSpectrum:

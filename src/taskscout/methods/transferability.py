@@ -256,6 +256,13 @@ class SpaceMapMethod(FeatureMethod):
         return space_map(bench.embeddings(target))
 
 
+def _finite(array: NDArray[Any]) -> bool:
+    """Whether all numbers are finite; half precision is looked at as bits, many times as fast."""
+    if array.dtype == np.float16:
+        return bool(((array.view(np.uint16) & 0x7C00) != 0x7C00).all())
+    return bool(np.isfinite(array).all())
+
+
 def _maps(
     sources: Sequence[Description], bench: Workbench
 ) -> Iterator[tuple[NDArray[np.int64], tuple[Array, NDArray[Any], NDArray[Any], NDArray[Any]]]]:
@@ -280,7 +287,7 @@ def _maps(
         source = sources[i]
         if source.header.get("encoder") != bench.encoder.fingerprint:
             continue
-        if all(np.isfinite(source.arrays[a]).all() for a in _MAP):
+        if all(_finite(source.arrays[a]) for a in _MAP):
             rank: int = source.header["rank"]
             waiting.setdefault(rank, []).append((i, source))
             if len(waiting[rank]) == _BATCH:

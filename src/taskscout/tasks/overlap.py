@@ -9,6 +9,7 @@ the sketch holds estimates the share of the target that the source contains.
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -19,6 +20,8 @@ from taskscout.tasks.task import Task
 
 #: Hashes kept per source: 4 KB.
 SKETCH_SIZE = 512
+#: Runs of letters and digits, by the same tables as ``str.isalnum``.
+_WORD = re.compile(r"[^\W_]+")
 #: Texts of fewer words are shared by chance ("yes", "thank you") and do not count.
 _FEWEST_WORDS = 4
 
@@ -26,7 +29,7 @@ _FEWEST_WORDS = 4
 def normalise(text: str) -> str:
     """Unicode NFKC, case folded, letters and digits only, single spaces."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
+    return " ".join(_WORD.findall(folded))
 
 
 def text_hashes(task: Task, splits: Iterable[str] | None = None) -> NDArray[np.uint64]:
@@ -66,7 +69,10 @@ def share_contained(
     A share between 0 and 1; NaN where none of the target's hashes can be looked up.
     """
     if len(source) >= size:
-        target = target[target <= source[-1]]
+        target = target[: np.searchsorted(target, source[-1], "right")]
     if not len(target):
         return float("nan")
-    return float(np.isin(target, source, assume_unique=True).mean())
+    if not len(source):
+        return 0.0
+    at = np.searchsorted(source, target)
+    return float((source.take(at, mode="clip") == target).mean())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -88,7 +88,7 @@ class TaskCard:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskCard:
         """The inverse of :meth:`to_dict`; keys of later versions are ignored."""
-        known = {f.name for f in fields(cls)}
+        known = cls.__dataclass_fields__
         values = {k: v for k, v in data.items() if k in known}
         values["label_names"] = tuple(values.get("label_names") or ())
         return cls(**values)
