@@ -6,9 +6,9 @@ The grid is ``benchmarks/results/grid.parquet``, made by ``taskscout grid run`` 
 files in ``benchmarks/grids``. The first and the fifth paper tune the encoder on every source and
 target (two hours on two processors; both commands go on where they were stopped):
 
-    python -m benchmarks.study --sources     # the grid's sources, one to a line
     taskscout pool describe --out described --catalogue $TASKSCOUT_DATA --processes 2 \
-        --method prefix,bitfit $(python -m benchmarks.study --sources | sed 's/^/--only /')
+        --method bitfit,prefix,task-embedding,task-embedding-per-example \
+        $(python -m benchmarks.study --sources | sed 's/^/--only /')
     python -m benchmarks.study --tune --pool described
 """
 
@@ -50,7 +50,7 @@ PROMPTS = (
 EARLY = (0.1, 0.3)
 TUPATE = ("prompt-mean-relative", "prefix-relative", "bitfit-relative", "lora-relative",
           "lora-product")  # fmt: skip
-FISHER = ("task-embedding-outputs",)
+FISHER = ("task-embedding", "task-embedding-per-example", "task-embedding-outputs")
 #: Tunings that these methods read of a target.
 TUNINGS: tuple[Tuning, ...] = ("lora", "prompt", "bitfit", "p-tuning-v2")
 #: Variants of one method, which have to be asked for one by one.
@@ -210,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--pool", default="builtin")
-    parser.add_argument("--sources", action="store_true", help="name the grid's sources")
+    parser.add_argument("--sources", action="store_true", help="name them, one to a line")
     options = parser.parse_args()
     gains = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
     if options.sources:
