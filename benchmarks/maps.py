@@ -24,7 +24,7 @@ from benchmarks._data import catalogue
 from benchmarks._peers import Side, load, peers_python
 from benchmarks._report import markdown, publish
 from taskscout import Pool, Workbench
-from taskscout.methods.space_map import Moments, SpaceMap, fit_map, fit_maps
+from taskscout.methods.space_map import Moments, SpaceMap, choose_strength, fit_map, fit_maps
 
 SOURCES = ("sst2", "snli", "go_emotions", "clinc150")
 #: The one strength of a fit that chooses nothing, as the trainer does.
@@ -38,7 +38,7 @@ def closed_form(x: np.ndarray, y: np.ndarray) -> tuple[SpaceMap, Moments]:
     """The full map: its strength from the first fifth, then fitted on all rows."""
     cut = len(x) // 5
     tail, head = Moments.of(x[:cut], y[:cut]), Moments.of(x[cut:], y[cut:])
-    strength = fit_map(head, tail, rank=None).strength
+    strength = choose_strength(head, tail)
     return fit_map(head + tail, tail, rank=None, strengths=[strength]), head + tail
 
 

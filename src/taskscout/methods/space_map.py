@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
 
 Array = NDArray[np.float64]
 
@@ -210,36 +211,84 @@ def fit_maps(
     -------
     One map per rank.
     """
-    xx, xy = train.centred()
-    d = len(xx)
-    s = float(np.trace(xy) / max(np.trace(xx), 1e-300))
-    unit = max(float(np.trace(xx)), 1e-300) / d
-    left = xy - s * xx
-    x_mean, y_mean = train.x / train.n, train.y / train.n
-    strength = strengths[0]
+    problem = _Ridge.of(train)
+    strength, d = strengths[0], len(problem.xx)
     if len(strengths) > 1:
-        values, vectors = np.linalg.eigh(xx)
-        scaled = [k * unit for k in strengths]
-        errors = _errors_of_full_maps(
-            held_out, x_mean, y_mean, s, vectors, vectors.T @ left, np.maximum(values, 0.0), scaled
-        )
-        strength = strengths[int(np.argmin(errors))]
-    delta = np.linalg.solve(xx + strength * unit * np.eye(d), left)
-    directions: Array | None = None
+        strength = problem.choose(held_out, strengths)
+    delta = problem.solve(strength)
+    low = [r for r in ranks if r is not None and r < d]
+    if low:
+        # Leading right directions of delta in the metric X'X + strength.
+        penalised = delta.T @ problem.left
+        leading = (d - max(1, *low), d - 1)
+        directions = linalg.eigh((penalised + penalised.T) / 2, subset_by_index=leading)[1]
     out = []
     for rank in ranks:
         if rank is None or rank >= d:
             inner, outer = delta, np.eye(d)
         else:
-            if directions is None:
-                # Leading right directions of delta in the metric X'X + strength.
-                penalised = delta.T @ left
-                directions = np.linalg.eigh((penalised + penalised.T) / 2)[1][:, ::-1]
-            outer = directions[:, :rank]
+            outer = directions[:, ::-1][:, :rank]
             inner = delta @ outer
-        offset = y_mean - s * x_mean - outer @ (inner.T @ x_mean)
-        out.append(SpaceMap(s, inner, outer, offset, strength))
+        offset = problem.y_mean - problem.s * problem.x_mean - outer @ (inner.T @ problem.x_mean)
+        out.append(SpaceMap(problem.s, inner, outer, offset, strength))
     return out
+
+
+def choose_strength(
+    train: Moments, held_out: Moments, strengths: Sequence[float] = STRENGTHS
+) -> float:
+    """Choose the ridge strength whose full map has the least held-out error; no map is made.
+
+    For a map that is then fitted on all rows with that strength; see :func:`fit_maps`.
+    """
+    return _Ridge.of(train).choose(held_out, strengths)
+
+
+@dataclass
+class _Ridge:
+    """Ridge regression towards s I: what all strengths share."""
+
+    xx: Array
+    left: Array
+    s: float
+    unit: float
+    x_mean: Array
+    y_mean: Array
+    eigen: tuple[Array, Array, Array] | None = None
+
+    @classmethod
+    def of(cls, train: Moments) -> _Ridge:
+        xx, xy = train.centred()
+        total = max(float(np.trace(xx)), 1e-300)
+        s = float(np.trace(xy)) / total
+        return cls(xx, xy - s * xx, s, total / len(xx), train.x / train.n, train.y / train.n)
+
+    def choose(self, held_out: Moments, strengths: Sequence[float]) -> float:
+        """The strength of least held-out error; leaves the eigenvectors for :meth:`solve`."""
+        values, vectors = np.linalg.eigh(self.xx)
+        values = np.maximum(values, 0.0)
+        residual = vectors.T @ self.left
+        self.eigen = values, vectors, residual
+        scaled = [k * self.unit for k in strengths]
+        errors = _errors_of_full_maps(
+            held_out, self.x_mean, self.y_mean, self.s, vectors, residual, values, scaled
+        )
+        return strengths[int(np.argmin(errors))]
+
+    def solve(self, strength: float) -> Array:
+        """Solve (X'X + strength) delta = X'Y - s X'X."""
+        scaled = strength * self.unit
+        found: Array
+        if self.eigen is not None:
+            values, vectors, residual = self.eigen
+            found = vectors @ (residual / (values + scaled)[:, None])
+            return found
+        penalised = self.xx + scaled * np.eye(len(self.xx))
+        try:
+            found = linalg.cho_solve(linalg.cho_factor(penalised), self.left)
+        except linalg.LinAlgError:  # so small a strength that rounding shows
+            found = linalg.lstsq(penalised, self.left)[0]
+        return found
 
 
 def _errors_of_full_maps(
