@@ -9,6 +9,7 @@ from taskscout.methods.space_map import (
     STRENGTHS,
     Moments,
     SpaceMap,
+    choose_strength,
     fit_map,
     fit_map_by_gradient,
     fit_maps,
@@ -74,6 +75,15 @@ def test_without_a_penalty_it_is_least_squares():
     solution = np.linalg.lstsq(with_one, y, rcond=None)[0]
     np.testing.assert_allclose(matrix(space_map), solution[:-1], atol=1e-7)
     np.testing.assert_allclose(space_map.offset, solution[-1], atol=1e-7)
+
+
+def test_fewer_rows_than_dimensions_without_a_penalty():
+    """No single answer: the smallest, which meets the rows."""
+    x = embeddings(5, 20)
+    y = tuned(x)
+    moments = Moments.of(x, y)
+    space_map = fit_map(moments, moments, rank=None, strengths=[0.0])
+    np.testing.assert_allclose(space_map(x), y, atol=1e-6)
 
 
 @pytest.mark.parametrize("rank", [3, 5, None])
@@ -199,6 +209,7 @@ def test_strength_has_the_least_held_out_error(n, rank):
     y, y2 = tuned(x, noise=1), tuned(x2, noise=1)
     train, held_out = Moments.of(x, y), Moments.of(x2, y2)
     chosen = fit_map(train, held_out, rank=rank)
+    assert choose_strength(train, held_out) == chosen.strength
     errors = []
     for strength in STRENGTHS:
         one = fit_map(train, held_out, rank=rank, strengths=[strength])
