@@ -7,7 +7,7 @@ files in ``benchmarks/grids``. The first and the fifth paper tune the encoder on
 target (two hours on two processors; both commands go on where they were stopped):
 
     taskscout pool describe --out described --catalogue $TASKSCOUT_DATA --processes 2 \
-        --method bitfit,prefix,task-embedding,task-embedding-per-example \
+        --method bitfit,prefix,task-embedding \
         $(python -m benchmarks.study --sources | sed 's/^/--only /')
     python -m benchmarks.study --tune --pool described
 """
@@ -50,9 +50,9 @@ PROMPTS = (
 EARLY = (0.1, 0.3)
 TUPATE = ("prompt-mean-relative", "prefix-relative", "bitfit-relative", "lora-relative",
           "lora-product")  # fmt: skip
-FISHER = ("task-embedding", "task-embedding-per-example", "task-embedding-outputs")
+FISHER = ("task-embedding", "task-embedding-outputs")
 #: Tunings that these methods read of a target.
-TUNINGS: tuple[Tuning, ...] = ("lora", "prompt", "bitfit", "p-tuning-v2")
+TUNINGS: tuple[Tuning, ...] = ("lora", "prompt", "bitfit", "p-tuning-v2", "full")
 #: Variants of one method, which have to be asked for one by one.
 VARIANTS = {
     "esm-logme, published formula": "esm-logme(compat=true)",
