@@ -315,12 +315,13 @@ def adapted(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
     if recipe.tuning == "lora":
         from peft import LoraConfig
 
+        pooler = any("pooler" in name for name, _ in body.named_modules())
         config = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             lora_dropout=0.0,
             target_modules=_MODULES[recipe.modules],
-            exclude_modules=r".*pooler.*",
+            exclude_modules=r".*pooler.*" if pooler else None,  # peft warns of what is not there
         )
         try:
             return with_peft(body, config)
