@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from taskscout.errors import MethodError, PoolError, TaskscoutError
 from taskscout.methods.fusion import parse_method
-from taskscout.methods.joint import Joint, Parts, reads
+from taskscout.methods.joint import Joint, Parts, announce, reads
 from taskscout.methods.method import (
     Description,
     Method,
@@ -350,6 +350,7 @@ def rank(
     scores: dict[str, dict[str, float]] = {}
     costs: dict[str, Cost] = {}
     refusal: TaskscoutError | None = None
+    announce(methods, bench)
     for each in methods:
         try:
             scores[each.name], costs[each.name] = _score(

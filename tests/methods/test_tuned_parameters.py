@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
 from taskscout.methods import tuned_parameters
+from taskscout.methods.fusion import ReciprocalRank
+from taskscout.methods.joint import announce
 from taskscout.methods.method import Description, Method
 from taskscout.methods.tuned_parameters import (
     METHODS,
@@ -498,6 +500,21 @@ def test_task_vectors_against_the_models_weights(tiny: Encoder, real: Workbench,
     found = method.score(TARGET, [method.describe(s, real) for s in SOURCES], real)
     np.testing.assert_allclose(found, expected, **HALF)
     assert method.describe(SOURCES[0], real).size == 2 * embedded(SOURCES[0])[0].size
+
+
+def test_one_run_serves_every_fraction_that_was_announced(tiny: Encoder, real: Workbench) -> None:
+    late, early = BitFit(), BitFit(form="relative", at=0.25)
+    described = [late.describe(s, real) for s in SOURCES]
+    found = {}
+    for announced in (True, False):
+        bench = Workbench(tiny, cache=NoCache(), recipe=real.recipe)
+        if announced:
+            announce([late, ReciprocalRank([early, BitFit(at=0.5)])], bench)
+        found[announced] = [m.score(TARGET, described, bench) for m in (late, early)]
+        assert bench.tunings == (1 if announced else 2)
+    np.testing.assert_array_equal(found[True], found[False])
+    kept = bench.tuned(TARGET, late.recipe(bench, 1)).checkpoints
+    assert kept.keys() == {0.25}
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -109,6 +109,26 @@ def part(description: Description, method: Method) -> Description | None:
     return Joint("+".join(held), description.source, parts=parts)
 
 
+def leaves(method: Method) -> Iterator[Method]:
+    """The methods that one is made of; itself where it is made of none."""
+    members: Sequence[Method] = getattr(method, "methods", ())
+    base: Method | None = getattr(method, "base", None)
+    if base is not None:
+        members = [base]
+    if not members:
+        yield method
+    for member in members:
+        yield from leaves(member)
+
+
+def announce(methods: Iterable[Method], bench: Workbench) -> None:
+    """Let methods say what they will ask of a workbench, so that one run serves them all."""
+    for method in methods:
+        for leaf in leaves(method):
+            if isinstance(leaf, BaseMethod):
+                leaf.expect(bench)
+
+
 class _Picked(Sequence[Description]):
     """What one method reads of some sources, read when asked for."""
 

@@ -111,6 +111,9 @@ class BaseMethod:
         """No score for "use no source"."""
         return None
 
+    def expect(self, bench: Workbench) -> None:
+        """Tell the workbench what will be asked of it, before several methods share it."""
+
 
 #: Modules of :mod:`taskscout.methods` that hold built-in methods; each has a dictionary
 #: ``METHODS`` of factories by name. They import no more than NumPy at their top.

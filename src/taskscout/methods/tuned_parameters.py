@@ -142,6 +142,10 @@ class TunedParameters(BaseMethod):
         recipe = bench.recipe.with_tuning(self.tuning)
         return recipe if at == 1 else replace(recipe, checkpoints=(at,))
 
+    def expect(self, bench: Workbench) -> None:
+        """Tell the workbench which checkpoint of a target's tuning will be read."""
+        bench.expect(self.recipe(bench, self.at))
+
     def describe(self, source: Task, bench: Workbench) -> Description:
         """Tune the encoder on the source and keep what changed."""
         from taskscout.models.tuning import task_vector

@@ -60,6 +60,7 @@ class Workbench:
         self._recipe = recipe
         self._progress = progress
         self._kept: dict[tuple[Any, ...], Any] = {}
+        self._expected: dict[Recipe, set[float]] = {}
         #: Texts embedded by a forward pass, and texts whose embedding was cached.
         self.embedded, self.recalled = 0, 0
         #: Models tuned by this workbench, without those found on disk.
@@ -237,12 +238,18 @@ class Workbench:
             for parameter, data in zip(parameters, own, strict=True):
                 parameter.data = data
 
+    def expect(self, recipe: Recipe) -> None:
+        """Keep a recipe's checkpoints in whatever runs it has, also where others ask first."""
+        plain = replace(recipe, checkpoints=())
+        self._expected.setdefault(plain, set()).update(recipe.checkpoints)
+
     def tuned(self, task: Task, recipe: Recipe | None = None) -> TunedModel:
         """Tune the encoder on a task: once per task, tuning and seed.
 
         It is kept in memory, and on disk beside the embeddings where there is a cache.
         Checkpoints make no new run: a run that kept too few of them is made again, with those
-        it had and those now asked for, and ends with the same parameters.
+        it had and those now asked for, and ends with the same parameters. Those of
+        :meth:`expect` are kept from the first run on.
 
         Parameters
         ----------
@@ -255,7 +262,8 @@ class Workbench:
         from taskscout.models.tuning import tune
 
         recipe = recipe or self.recipe
-        key = (task.fingerprint, "tuned", replace(recipe, checkpoints=()))
+        plain = replace(recipe, checkpoints=())
+        key = (task.fingerprint, "tuned", plain)
         kept: TunedModel | None = self._kept.get(key)
         # On disk are models with one head on a pooled vector only.
         store = self._store if task.kind in SEQUENCE_KINDS else None
@@ -263,7 +271,8 @@ class Workbench:
             kept = store.get(task, self.encoder, recipe)
         known = () if kept is None else tuple(kept.checkpoints)
         if kept is None or not set(recipe.checkpoints) <= set(known):
-            recipe = replace(recipe, checkpoints=(*known, *recipe.checkpoints))
+            wanted = {*known, *recipe.checkpoints, *self._expected.get(plain, ())}
+            recipe = replace(recipe, checkpoints=tuple(wanted))
             kept = tune(task, self.encoder, recipe)
             self.tunings += 1
             if store is not None:

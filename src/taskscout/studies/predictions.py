@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from taskscout.errors import MethodError, StudyError, TaskscoutError
 from taskscout.methods.fusion import parse_method
 from taskscout.methods.gains import Gains, read_table
-from taskscout.methods.joint import Joint, Parts, reads, split
+from taskscout.methods.joint import Joint, Parts, announce, leaves, reads, split
 from taskscout.methods.method import Description, Method, method_names
 from taskscout.methods.topics import ATTACHED
 from taskscout.models.workbench import Workbench
@@ -118,18 +118,6 @@ class Materials:
             return self.pool.source(name).card
         task = self.task(name)
         return None if task is None else task.card
-
-
-def leaves(method: Method) -> Iterator[Method]:
-    """The methods that one is made of; itself where it is made of none."""
-    members: Sequence[Method] = getattr(method, "methods", ())
-    base: Method | None = getattr(method, "base", None)
-    if base is not None:
-        members = [base]
-    if not members:
-        yield method
-    for member in members:
-        yield from leaves(member)
 
 
 def tunes(method: Method) -> bool:
@@ -291,6 +279,7 @@ def predict(
             notes.append(f"{each.name} is not shown: it tunes the encoder; allow it with --tune.")
         else:
             usable.append(each)
+    announce((a.method for a in usable), bench)
     for j, source in enumerate(gains.sources):
         if progress is not None:
             progress("describing sources", j, len(gains.sources))
