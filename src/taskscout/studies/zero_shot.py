@@ -211,8 +211,8 @@ class ZeroShotStudy:
             "\n" + "|---" * 8 + "|\n"
         )
         lines = [
-            f"| {x['method']} | {x['saved']:.0f}% | {x['saved_within_1_percent']:.0f}% | "
-            f"{x['saved_shared']:.0f}% | {x['saved_shared_within_1_percent']:.0f}% | "
+            f"| {x['method']} | {x['saved']:z.0f}% | {x['saved_within_1_percent']:z.0f}% | "
+            f"{x['saved_shared']:z.0f}% | {x['saved_shared_within_1_percent']:z.0f}% | "
             f"{x['same_best_at_half']:.0f} | {x['spearman']:+.2f} | {x['seconds']:.1f} |"
             for x in self.summary(steps=steps)
         ]
@@ -224,7 +224,7 @@ class ZeroShotStudy:
         out.append("|---" * (1 + len(some)) + "|")
         for method in self.predicted:
             curve = self.curve(method, steps=steps)
-            cells = " | ".join(f"{curve.kept[i]:.1f} / {curve.saved[i]:.0f}" for i in some)
+            cells = " | ".join(f"{curve.kept[i]:.1f} / {curve.saved[i]:z.0f}" for i in some)
             out.append(f"| {method} | {cells} |")
         return "\n".join(out) + "\n"
 
