@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg
 
 Array = NDArray[np.float64]
 
@@ -211,6 +210,8 @@ def fit_maps(
     -------
     One map per rank.
     """
+    from scipy import linalg  # takes half a second that a ranking does not need
+
     problem = _Ridge.of(train)
     strength, d = strengths[0], len(problem.xx)
     if len(strengths) > 1:
@@ -277,6 +278,8 @@ class _Ridge:
 
     def solve(self, strength: float) -> Array:
         """Solve (X'X + strength) delta = X'Y - s X'X."""
+        from scipy import linalg
+
         scaled = strength * self.unit
         found: Array
         if self.eigen is not None:
