@@ -209,9 +209,8 @@ def main() -> None:
         "mean of all layers'). Processor milliseconds on one thread, medians of 5: of given "
         "features, then of one source under a map, which for hfselect means transforming the "
         "embeddings and scoring them, for us a random map of rank 16 and the target's "
-        "statistics: with the peer's scores, and by default, centred. Labels this easy single "
-        "precision does not serve: by default it is tried, then double is taken. "
-        f"Meanwhile {load()}.\n\n"
+        "statistics: with the peer's scores, and by default, centred; labels this easy single "
+        f"precision does not serve. Meanwhile {load()}.\n\n"
         + markdown(
             ("n", "d", "hfselect", "transformer-ranker", "thuml's formula", "taskscout",
              "hfselect, a map", "taskscout, a map", "faster", "by default", "faster",

@@ -730,7 +730,22 @@ class MapEvidence:
             self._shared = TargetSpectrum(
                 self._centred, components=self._components, device=self._device
             )
+            if True in self._precisions and len(self._shared.g) and self._too_easy(self._shared):
+                self._precisions = (False,)
         return self._shared
+
+    def _too_easy(self, shared: TargetSpectrum) -> bool:
+        """Tell whether single precision would be tried in vain.
+
+        So it is where the unmapped features leave too little of a label column: maps of them
+        mostly do as well.
+        """
+        n, d = shared.n, shared.dimension
+        values = shared.g[None] * (n / max(float(shared.g.sum()), 1e-300) if self.unit_norm else 1)
+        spectral = Spectral(values, shared.numpy(shared.energies)[None], shared.label_square, d)
+        _, alpha, beta = log_evidence(spectral, (1, shared.columns), n, d)
+        left = spectral(alpha / beta)[2]
+        return bool((left < _SINGLE_RESIDUAL * shared.label_square).any())
 
     def prepare(self) -> None:
         """Make what maps share, if it is not made yet."""
