@@ -23,15 +23,18 @@ NAME = "paraphrase-MiniLM-L3-v2"
 BOOTSTRAPS = 2000
 
 
+def agreement(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman correlation of two encoders' or seeds' gains for one target."""
+    both = np.isfinite(x) & np.isfinite(y)
+    return float(spearmanr(x[both], y[both])[0])
+
+
 def between_seeds(gains: Gains, sources: list[str], targets: list[str]) -> float:
     """Mean Spearman correlation of the gains by one seed with those by another."""
     by_seed = [gains.with_seeds([i]) for i in range(len(gains.seed_names))]
     points = [g.select(g.points, sources, targets).T for g in by_seed]
-    found = []
-    for one, other in itertools.combinations(points, 2):
-        for x, y in zip(one, other, strict=True):
-            both = np.isfinite(x) & np.isfinite(y)
-            found.append(float(spearmanr(x[both], y[both])[0]))
+    pairs = itertools.combinations(points, 2)
+    found = [agreement(x, y) for a, b in pairs for x, y in zip(a, b, strict=True)]
     return float(np.mean(found))
 
 
@@ -51,7 +54,7 @@ def main() -> None:
     for i, target in enumerate(targets):
         both = np.flatnonzero(known[i])
         one, other = a[i, both], b[i, both]
-        correlations.append(float(spearmanr(one, other)[0]))
+        correlations.append(agreement(a[i], b[i]))
         pick = int(np.argmax(one))
         lost.append(float(other.max() - other[pick]))
         rows.append(

@@ -306,8 +306,8 @@ class Encoder:
         if any(k.startswith("pooler.") for k in missing):
             model.pooler = None
             missing = [k for k in missing if not k.startswith("pooler.")]
-        encodes_only = getattr(model.config, "is_encoder_decoder", False)
-        if encodes_only:
+        two_sided = getattr(model.config, "is_encoder_decoder", False)
+        if two_sided:
             missing = [k for k in missing if not k.startswith("decoder.")]
         if missing:
             raise ModelError(
@@ -315,7 +315,7 @@ class Encoder:
                 "They would be drawn at random.",
                 "Save the whole model there with save_pretrained, or fetch it again.",
             )
-        if encodes_only:
+        if two_sided:
             model = model.get_encoder()
         return model.float().eval()
 
