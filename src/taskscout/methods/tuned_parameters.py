@@ -286,11 +286,13 @@ class PromptMean(PromptMethod):
 
         e = (1/k) sum_i p_i / |p_i|,    score = cos(e_source, e_target).
 
-    Every task's prompt begins as the same vocabulary embeddings (one draw per seed), so most of
-    a raw prompt is what it began as, and raw cosines crowd just below 1. ``form="relative"``
-    (``prompt-mean-relative``) takes the tuned prompt minus its beginning; ``form="centred"``
-    subtracts the mean embedding over the sources. The papers compare raw prompts. ``at`` reads
-    the target's prompt after a fraction of its training.
+    Every task's prompt begins as the same vocabulary embeddings (one draw per seed).
+    ``form="relative"`` (``prompt-mean-relative``) takes the tuned prompt minus its beginning;
+    ``form="centred"`` subtracts the mean embedding over the sources. The papers compare raw
+    prompts. With our recipe tokens move to some eight times the length they begin with, so raw
+    and relative prompts order sources alike; where training moves them little, most of a raw
+    prompt is what it began as, and raw cosines crowd just below 1. ``at`` reads the target's
+    prompt after a fraction of its training.
 
     *Cost.* One prompt tuning per source, offline; one for the target; then one product per pair.
     77 kB per source in half precision with MiniLM.
