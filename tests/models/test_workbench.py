@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from taskscout.errors import TaskscoutError
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuned_store import TunedStore
@@ -169,6 +170,17 @@ def test_what_was_used_longest_ago_goes_first(tiny: Encoder, tmp_path: Path) -> 
     there = [store.get(t, tiny, recipe(least_steps=1)) is not None for t in tasks]
     assert there == [True, False, True]
     assert store.clear() == 2
+
+
+def test_the_limit_is_set_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKSCOUT_CACHE_SIZE", "1MB")
+    assert TunedStore(tmp_path).max_bytes == 2 * 2**30
+    monkeypatch.setenv("TASKSCOUT_TUNED_CACHE_SIZE", "3GB")
+    assert TunedStore(tmp_path).max_bytes == 3 * 2**30
+    assert TunedStore(tmp_path, max_bytes=5).max_bytes == 5
+    monkeypatch.setenv("TASKSCOUT_TUNED_CACHE_SIZE", "plenty")
+    with pytest.raises(TaskscoutError, match="TASKSCOUT_TUNED_CACHE_SIZE"):
+        TunedStore(tmp_path)
 
 
 def test_nothing_is_written_without_a_cache(

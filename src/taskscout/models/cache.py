@@ -140,10 +140,23 @@ def parse_size(text: str) -> int:
         raise TaskscoutError(
             f"The size {text!r} cannot be read.",
             "A size is a number with or without a unit.",
-            "Write it like 500MB or 2GB (TASKSCOUT_CACHE_SIZE sets the cache's limit).",
+            "Write it like 500MB or 2GB (TASKSCOUT_CACHE_SIZE and TASKSCOUT_TUNED_CACHE_SIZE "
+            "set the limits of the cache).",
         )
     number, unit = match.groups()
     return int(float(number) * 1024 ** " kmgt".index(unit.lower() or " "))
+
+
+def limit_of(variable: str, given: int, default: int) -> int:
+    """The limit that was given; where that is the default, the size an environment variable says.
+
+    Raises
+    ------
+    TaskscoutError
+        If what the variable says is no size.
+    """
+    size = os.environ.get(variable)
+    return parse_size(size) if size and given == default else given
 
 
 def default_folder() -> Path:
@@ -175,11 +188,8 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: Path | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        size = os.environ.get("TASKSCOUT_CACHE_SIZE")
-        if size and max_bytes == DEFAULT_MAX_BYTES:
-            max_bytes = parse_size(size)
         self.folder = default_folder() if folder is None else Path(folder)
-        self.max_bytes = max_bytes
+        self.max_bytes = limit_of("TASKSCOUT_CACHE_SIZE", max_bytes, DEFAULT_MAX_BYTES)
         self.path = self.folder / _FILE_NAME
         self._lock = threading.RLock()
         self._opened: tuple[int, sqlite3.Connection] | None = None

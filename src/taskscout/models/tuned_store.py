@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.files import write_atomically
+from taskscout.models.cache import limit_of
 from taskscout.models.encoder import Encoder
 from taskscout.tasks import Task
 
@@ -67,7 +68,13 @@ class TunedStore:
     folder
         Where the files are; made when the first is written.
     max_bytes
-        All files together are kept below this.
+        All files together are kept below this, by removing what was used longest ago.
+        ``TASKSCOUT_TUNED_CACHE_SIZE`` (such as ``10GB``) stands in for the default.
+
+    Raises
+    ------
+    TaskscoutError
+        If that variable holds no size.
 
     Notes
     -----
@@ -77,7 +84,7 @@ class TunedStore:
 
     def __init__(self, folder: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.folder = folder
-        self.max_bytes = max_bytes
+        self.max_bytes = limit_of("TASKSCOUT_TUNED_CACHE_SIZE", max_bytes, DEFAULT_MAX_BYTES)
         self._told = False
 
     def path(self, task: Task, encoder: Encoder, recipe: Recipe) -> Path:
