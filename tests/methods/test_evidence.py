@@ -352,6 +352,75 @@ def test_maps_score_as_mapped_features(route, n, centring, unit_norm, compat, r)
     np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9)
 
 
+def maps_of_two_layers(b: int, d: int, more: int, r: int) -> tuple[np.ndarray, ...]:
+    """Maps that read ``more`` columns beside the d they give."""
+    scale, _, outer, offset = random_maps(b, d, r)
+    inner = np.random.default_rng([b, d, more, r]).normal(size=(b, d + more, r)) / math.sqrt(d)
+    return scale, inner, outer, offset
+
+
+def mapped_from_two_layers(f: np.ndarray, maps: tuple[np.ndarray, ...], i: int) -> np.ndarray:
+    scale, inner, outer, offset = (m[i] for m in maps)
+    return scale * f[:, : len(offset)] + f @ inner @ outer.T + offset
+
+
+@pytest.mark.parametrize("n", [25, 48, 49, 50, 80, 300])
+@pytest.mark.parametrize("centring", ["none", "features", "both"])
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("r", [0, 2, 8])
+def test_maps_may_read_columns_beside_those_they_give(route, n, centring, compat, r):
+    """Fewer rows than columns, as many, and more: what f makes of g is all of it, or a part."""
+    d, more, b = 48, 40, 3
+    f = features(n, d + more)
+    labels = classes(f, 5)
+    statistics = TargetStatistics.of(f, label_columns(labels, compat=compat))
+    maps = maps_of_two_layers(b, d, more, r)
+    options = {"centring": centring, "unit_norm": True, "compat": compat}
+    got = logme_of_maps(statistics, *maps, **options, dimension=d, precision="double")
+    full = compat or r == 8 or centring == "none"
+    assert route == (["full"] if full else [] if r == 0 else ["low rank"])
+    wanted = [logme(mapped_from_two_layers(f, maps, i), labels, **options) for i in range(b)]
+    # As many rows as columns: a Gram matrix has half of the digits of its features.
+    np.testing.assert_allclose(got, wanted, atol=1e-7 if full and n == d else 1e-9)
+    if not full:
+        torch = MapEvidence(statistics, centring=centring, dimension=d, device="cpu")(*maps)
+        np.testing.assert_allclose(torch, got, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [30, 120, 600])
+def test_columns_beside_in_single_precision(monkeypatch, n):
+    d, more = 48, 48
+    f = features(n, d + more)
+    labels = np.random.default_rng(n).integers(0, 3, n)  # nothing to learn: no small residuals
+    statistics = TargetStatistics.of(f, label_columns(labels))
+    maps = maps_of_two_layers(6, d, more, 3)
+    taken = []
+    original = module.LowRankMaps
+    monkeypatch.setattr(
+        module,
+        "LowRankMaps",
+        lambda *a, **k: taken.append(k["single"]) or original(*a, **k),
+    )
+    single = logme_of_maps(statistics, *maps, dimension=d)
+    assert taken == [True]
+    double = logme_of_maps(statistics, *maps, dimension=d, precision="double")
+    np.testing.assert_allclose(single, double, atol=1e-6)
+    assert np.abs(single - double).max() > 0
+
+
+def test_columns_beside_that_repeat_the_features_are_a_plain_map():
+    d, n = 48, 120
+    f = features(n, d)
+    statistics = TargetStatistics.of(f, label_columns(classes(f, 4)))
+    twice = TargetStatistics.of(np.hstack([f, 2 * f]), label_columns(classes(f, 4)))
+    scale, inner, outer, offset = random_maps(3, d, 2)
+    plain = logme_of_maps(statistics, scale, inner, outer, offset)
+    split = np.concatenate([0.5 * inner, 0.25 * inner], 1)
+    np.testing.assert_allclose(
+        logme_of_maps(twice, scale, split, outer, offset, dimension=d), plain, atol=1e-7
+    )
+
+
 @pytest.mark.parametrize("n", [25, 48, 97, 300])
 @pytest.mark.parametrize("centring", ["none", "features", "both"])
 @pytest.mark.parametrize("compat", [False, True])

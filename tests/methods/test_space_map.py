@@ -33,21 +33,20 @@ def tuned(x: np.ndarray, *, rank: int = 3, noise: float = 0.1, seed: int = 0) ->
 
 def matrix(space_map: SpaceMap) -> np.ndarray:
     """W in y = x W + b."""
-    d = len(space_map.offset)
     inner, outer = np.float64(space_map.inner), np.float64(space_map.outer)
-    return space_map.scale * np.eye(d) + inner @ outer.T
+    return space_map.scale * np.eye(len(inner), len(outer)) + inner @ outer.T
 
 
 def ridge(x: np.ndarray, y: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Ridge towards s I, from the rows: least squares with rows appended for the penalty."""
     xc, yc = x - x.mean(0), y - y.mean(0)
-    d = x.shape[1]
-    s = np.vdot(xc, yc) / np.vdot(xc, xc)
+    read, d = x.shape[1], y.shape[1]
+    s = np.vdot(xc[:, :d], yc) / np.vdot(xc[:, :d], xc[:, :d])
     lam = strength * np.linalg.eigvalsh(xc.T @ xc).mean()
-    rows = np.vstack([xc, np.sqrt(lam) * np.eye(d)])
-    wanted = np.vstack([yc - s * xc, np.zeros((d, d))])
+    rows = np.vstack([xc, np.sqrt(lam) * np.eye(read)])
+    wanted = np.vstack([yc - s * xc[:, :d], np.zeros((read, d))])
     delta = np.linalg.lstsq(rows, wanted, rcond=None)[0]
-    w = s * np.eye(d) + delta
+    w = s * np.eye(read, d) + delta
     return w, y.mean(0) - x.mean(0) @ w
 
 
@@ -64,6 +63,38 @@ def test_full_map_is_ridge_towards_the_identity(n, strength):
     np.testing.assert_allclose(matrix(space_map), w, atol=1e-8)
     np.testing.assert_allclose(space_map.offset, b, atol=1e-8)
     np.testing.assert_allclose(space_map(x), x @ w + b, atol=1e-8)
+
+
+@pytest.mark.parametrize("rank", [2, None])
+@pytest.mark.parametrize("n", [300, 25])
+def test_maps_that_read_more_than_they_give(n, rank):
+    """Ridge from the rows, the strength by held-out error, the error from moments alone."""
+    d, more = 20, 12
+    x, x2 = embeddings(n, d + more), embeddings(200, d + more, seed=1)
+    beside = np.random.default_rng(5).normal(size=(more, d)) / np.sqrt(d)
+    rng = np.random.default_rng(7)
+
+    def tuned_from_both(rows: np.ndarray) -> np.ndarray:
+        return tuned(rows[:, :d]) + rows[:, d:] @ beside + rng.normal(size=(len(rows), d))
+
+    y, y2 = tuned_from_both(x), tuned_from_both(x2)
+    train, held_out = Moments.of(x, y), Moments.of(x2, y2)
+    space_map = fit_map(train, held_out, rank=rank)
+    assert space_map.inner.shape == (d + more, rank or d)
+    assert space_map.outer.shape == (d, rank or d)
+    error = ((y2 - space_map(x2)) ** 2).sum(1).mean()
+    assert space_map.mean_squared_error(held_out) == pytest.approx(error, rel=1e-9)
+    errors = []
+    for strength in STRENGTHS:
+        w, b = ridge(x, y, strength)
+        errors.append(((y2 - x2 @ w - b) ** 2).sum(1).mean())
+    assert space_map.strength == STRENGTHS[int(np.argmin(errors))]
+    if rank is None:
+        w, b = ridge(x, y, space_map.strength)
+        np.testing.assert_allclose(matrix(space_map), w, atol=1e-8)
+        np.testing.assert_allclose(space_map.offset, b, atol=1e-8)
+        without = fit_map(Moments.of(x[:, :d], y), Moments.of(x2[:, :d], y2), rank=None)
+        assert error < without.mean_squared_error(Moments.of(x2[:, :d], y2))
 
 
 def test_without_a_penalty_it_is_least_squares():

@@ -66,9 +66,11 @@ class Made:
     bench: Workbench
     tuned: list[Description]
     maps: list[Description]
+    layered: list[Description]
 
     def of(self, method: Method) -> list[Description]:
-        return self.tuned if method.key == "tuned" else self.maps
+        known = {"tuned": self.tuned, "space-map": self.maps, "layered-map": self.layered}
+        return known[method.key]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,7 @@ def made(tiny: Encoder) -> Made:
         bench,
         [get_method("logme").describe(t, bench) for t in SOURCES],
         [get_method("esm-logme").describe(t, bench) for t in SOURCES],
+        [get_method("layered-esm-logme").describe(t, bench) for t in SOURCES],
     )
 
 
@@ -147,17 +150,17 @@ PAIRS = [(n, t) for n in NAMES for t in serves(n) if t in ("three", "values")]
 
 
 def test_every_score_exists_twice() -> None:
-    assert set(METHODS) == {*NAMES, *(f"esm-{n}" for n in NAMES)}
+    assert set(METHODS) == {*NAMES, *(f"esm-{n}" for n in NAMES), "layered-esm-logme"}
     for name, factory in METHODS.items():
         method = factory()
         assert isinstance(method, Method)
         assert method.name == name
-        kind = SpaceMapMethod if name.startswith("esm-") else SourceModelMethod
+        kind = SpaceMapMethod if "esm-" in name else SourceModelMethod
         assert isinstance(method, kind)
         assert "labels" in method.needs
         assert ("tuned source" in method.needs) == (method.key == "tuned")
         assert method.cost == ("source models" if method.key == "tuned" else "embedding")
-        assert method.kinds == get_method(name.removeprefix("esm-")).kinds
+        assert method.kinds == get_method(name.rpartition("esm-")[2]).kinds
         assert method.paper
 
 
@@ -332,12 +335,33 @@ def test_none_is_the_untouched_encoder(made: Made, name: str, kind: str) -> None
 @pytest.mark.parametrize("compat", [False, True])
 def test_logme_of_none_is_the_same_number_on_both_sides(made: Made, compat: bool) -> None:
     found = []
-    for name in ("logme", "esm-logme"):
+    for name in ("logme", "esm-logme", "layered-esm-logme"):
         method = get_method(name, compat=compat)
         none = method.none(made.bench)
         assert none is not None
         found.append(method.score(TARGETS["classes"], [none], made.bench)[0])
-    assert found[0] == pytest.approx(found[1], rel=1e-10)
+    assert found == pytest.approx([found[0]] * 3, rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["three", "values", "pairs"])
+def test_a_layered_map_reads_the_middle_layer(made: Made, kind: str) -> None:
+    target = TARGETS[kind]
+    found = get_method("layered-esm-logme").score(target, made.layered, made.bench)
+    base = made.bench.embeddings(target, middle=True)
+    for score, source in zip(found, made.layered, strict=True):
+        arrays = source.arrays
+        assert source.header["rank"] == 8
+        assert {k: a.shape for k, a in arrays.items()} == {
+            "inner": (64, 8), "outer": (32, 8), "offset": (32,),
+        }  # fmt: skip
+        layered = SpaceMap(
+            source.header["scale"], arrays["inner"], arrays["outer"], arrays["offset"]
+        )
+        wanted = expected("logme", layered(base), target, source)
+        np.testing.assert_allclose(score, wanted, rtol=1e-6)
+        # What the middle layer tells plays a part.
+        alone = layered(np.hstack([base[:, :32], np.zeros_like(base[:, 32:])]))
+        assert abs(expected("logme", alone, target, source) - score) > 1e-5
 
 
 @pytest.mark.parametrize("name", ["leep", "nce", "esm-leep", "esm-nce"])
@@ -368,7 +392,18 @@ def test_orders_play_no_part(made: Made, tiny: Encoder, name: str) -> None:
     np.testing.assert_allclose(shuffled, straight, rtol=1e-4, atol=1e-6)
 
 
-OWN = ["logme", "esm-logme", "h-score", "gbc", "parc", "linear-probe", "leep", "nce", "esm-leep"]
+OWN = [
+    "logme",
+    "esm-logme",
+    "layered-esm-logme",
+    "h-score",
+    "gbc",
+    "parc",
+    "linear-probe",
+    "leep",
+    "nce",
+    "esm-leep",
+]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -394,7 +429,7 @@ def test_nan_where_a_score_does_not_apply(made: Made, name: str) -> None:
     found = method.score(TARGETS["classes"], [good, foreign, value, broken], made.bench)
     assert not np.isnan(found[0])
     assert np.isnan(found[[1, 3]]).all()
-    assert np.isnan(found[2]) == (name.removeprefix("esm-") in HEADS)
+    assert np.isnan(found[2]) == (name.rpartition("esm-")[2] in HEADS)
     on_values = method.score(TARGETS["values"], [good], made.bench)
     assert np.isnan(on_values).all() == ("regression" not in method.kinds)
 

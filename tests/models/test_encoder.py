@@ -108,6 +108,24 @@ def test_pooling(tiny: Encoder, pooling: Any, layers: Any, pairs: list[str] | No
     np.testing.assert_allclose(got, text_by_text(encoder, TEXTS, pairs), atol=2e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last_token", "pooler"])
+def test_the_middle_layer(tiny: Encoder, pooling: Any) -> None:
+    """Beside the last, from one pass; pooled alike, by its first token where there is a pooler."""
+    encoder = with_settings(tiny, pooling=pooling, batch_size=3)
+    both = encoder.encode(TEXTS, PAIRS, middle=True)
+    assert both.shape == (8, 64)
+    np.testing.assert_array_equal(both[:, :32], encoder.encode(TEXTS, PAIRS))
+    model, tokenizer = encoder.load_model(), encoder.tokenizer
+    layers = model.config.num_hidden_layers
+    for row, text, pair in zip(both, TEXTS, PAIRS, strict=True):
+        batch = tokenizer(text, pair, return_tensors="pt", truncation=True,
+                          max_length=encoder.max_length)  # fmt: skip
+        with torch.no_grad():
+            states = model(**batch, output_hidden_states=True).hidden_states[layers // 2][0]
+        wanted = {"mean": states.mean(0), "last_token": states[-1]}.get(pooling, states[0])
+        np.testing.assert_allclose(row[32:], wanted.numpy(), atol=2e-5)
+
+
 def test_poolings_differ(tiny: Encoder) -> None:
     made = [
         with_settings(tiny, pooling=p, layers=which).encode(TEXTS)
@@ -364,6 +382,27 @@ def test_half_known_texts(tiny: Encoder, tmp_path: Path) -> None:
     bench = fresh(tiny, tmp_path)
     np.testing.assert_allclose(bench.embed(TEXTS), wanted, atol=1e-5)
     assert (bench.embedded, bench.recalled) == (4, 4)
+
+
+def test_the_middle_layer_is_kept_beside_the_last(
+    tiny: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = fresh(tiny, tmp_path).embed(TEXTS[:3])
+    first = fresh(tiny, tmp_path)
+    both = first.embed(TEXTS, middle=True)
+    assert (first.embedded, first.recalled) == (8, 0)
+    np.testing.assert_array_equal(both[:3, :32], last)  # what was known stays as it was
+    wanted = Workbench(tiny, cache=NoCache()).embed(TEXTS, middle=True)
+    np.testing.assert_allclose(both, wanted, atol=1e-5)
+
+    def fail(self: Encoder) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(Encoder, "load_model", fail)
+    second = fresh(tiny, tmp_path)
+    np.testing.assert_array_equal(second.embed(TEXTS, middle=True), both)
+    np.testing.assert_array_equal(second.embed(TEXTS), both[:, :32])
+    assert second.embedded == 0
 
 
 # -- what it refuses ---------------------------------------------------------------------------

@@ -204,6 +204,15 @@ def test_embeddings_are_made_once(tiny: Encoder, tmp_path: Path) -> None:
 _INPUT = st.tuples(st.text("ab\0", max_size=4), st.none() | st.text("ab\0", max_size=4))
 
 
+def test_the_last_layer_is_not_embedded_again_after_both(tiny: Encoder) -> None:
+    first = bench(tiny, None)
+    both = first.embeddings(TASK, middle=True)
+    d = tiny.dimension
+    np.testing.assert_array_equal(first.embeddings(TASK), both[:, :d])
+    assert both.shape == (len(TASK.inputs("train")[0]), 2 * d)
+    assert first.embedded == len(both)
+
+
 @given(_INPUT, _INPUT)
 def test_no_two_inputs_share_a_key(one: tuple[str, str | None], other: tuple[str, str | None]):
     assert (text_key(*one) == text_key(*other)) == (one == other)

@@ -287,26 +287,35 @@ class TargetSpectrum:
     ----------
     target
         Its statistics, centred as the features are to be.
+    dimension
+        d, the leading columns that s I is on; maps read the others too. None for all.
     components
-        Keep only so many leading principal components of the features; None for all.
+        Keep only so many leading principal components of these d columns; None for all.
     device
         A torch device to compute on; None for NumPy.
     """
 
     def __init__(
-        self, target: TargetStatistics, *, components: int | None = None, device: str | None = None
+        self,
+        target: TargetStatistics,
+        *,
+        dimension: int | None = None,
+        components: int | None = None,
+        device: str | None = None,
     ) -> None:
-        g, q = np.linalg.eigh(target.gram)
+        d = len(target.gram) if dimension is None else dimension
+        g, q = np.linalg.eigh(target.gram[:d, :d])
         kept = g > max(_RANK_TOLERANCE * float(g[-1]), 1e-300)
         if components is not None:
             kept[: max(len(g) - components, 0)] = False
         g, q = g[kept], q[:, kept]
-        self.n, self.dimension = target.n, len(target.gram)
+        self.n, self.dimension = target.n, d
         self.columns = target.cross.shape[1]
         self.label_square = target.label_square
         self.g = g
-        cross = q.T @ target.cross
+        cross = q.T @ target.cross[:d]
         energies = cross**2 / g[:, None]
+        read = self._read(target, g, q, cross)
         self.beyond = np.maximum(target.label_square - energies.sum(0), 0.0)
         #: Where a panel begins: sources start at, and mostly stay within ten times, tr G / n.
         self.unit = 0.6 * max(float(g.sum()), 1e-300) / self.n
@@ -323,13 +332,40 @@ class TargetSpectrum:
             self.numpy = lambda a: np.asarray(a.cpu())
         #: Maps taken through a product at a time: on a processor, as many as its cache holds.
         self.chunk = 1 if device is None else 256
-        self.q, self.g_here = self.array(q), self.array(g)
-        self.q_single = None if device is not None else self.array(q, np.float32)
+        #: From U to its rotation, D × d: Q, and below it what F makes of the columns beside it.
+        turn = q if read is None else np.vstack([q, read[0]])
+        self.q, self.g_here, self.turn = self.array(q), self.array(g), self.array(turn)
+        if device is None:
+            self.q_single = self.array(q, np.float32)
+            self.turn_single = self.array(turn, np.float32)
+        #: Of what F does not make of them: its Gram matrix, and its product with the labels.
+        self.rest = None if read is None else tuple(map(self.array, read[1:]))
         self.cross, self.energies = self.array(cross), self.array(energies)
         self.index: Callable[[Any], Any] = (
             (lambda i: i) if device is None else lambda i: torch.as_tensor(i, device=device)
         )
         self._panels: dict[tuple[int, bool], tuple[Any, ...]] = {}
+
+    def _read(
+        self, target: TargetStatistics, g: Array, q: Array, cross: Array
+    ) -> tuple[Array, Array, Array] | None:
+        """Part the columns M beside F into what F makes of them and what it does not.
+
+        Returns
+        -------
+        (M'F Q / g, M⊥'M⊥, M⊥'Y) with M = F (F'F)^-1 F'M + M⊥; None where nothing stands beside F.
+        """
+        d = self.dimension
+        if len(target.gram) == d:
+            return None
+        beside = target.gram[d:, :d] @ q
+        made = beside / g
+        gram = target.gram[d:, d:] - made @ beside.T
+        labels = target.cross[d:] - made @ cross
+        room = self.n - (not target.total.any())  # that centred rows have, and others
+        if len(g) >= room:  # F takes all of it: only rounding is left
+            gram, labels = np.zeros_like(gram), np.zeros_like(labels)
+        return made, (gram + gram.T) / 2, labels
 
     def panel(self, number: int, *, single: bool) -> tuple[Any, ...]:
         """What maps share at the points of a panel.
@@ -358,6 +394,10 @@ class LowRankMaps:
 
         W'W / s² = I + P P' - V V',    P = U / s + V.
 
+    Where U reads columns beside those that s I is on, what F makes of these (in least squares) is
+    part of the first d rows of U, and what it does not, Z, adds Z'Z / (s² t) to P'h P and
+    Z'y / (s t) to P's product with the labels.
+
     In the eigenvectors of G, and with h(t) = g / (g + t), all of det(K + t) and
     y'F W'(K + t)^-1 W F'y then follows from the r × r blocks P'h P, P'h V and V'(1 - h) V by two
     Cholesky factors (Woodbury). Both are tabulated as functions of log t at Chebyshev points
@@ -376,7 +416,7 @@ class LowRankMaps:
     scale
         s, B; not zero.
     inner, outer
-        U and V, B × d × r each, r at least 1.
+        U (B × D × r, D the columns of the target's features) and V (B × d × r), r at least 1.
     unit_norm
         Scale the mapped features to a root mean square norm of 1.
     single
@@ -418,16 +458,30 @@ class LowRankMaps:
             v, triangle = xp.linalg.qr(v.swapaxes(-1, -2))
             u, v = triangle @ u / target.array(scale)[:, None, None], v.swapaxes(-1, -2)
         # The r rows of P' and the r of V', in the eigenvectors of G.
-        stacked = xp.concatenate([u + v, v], 1)
-        q = target.q_single if single else target.q
-        rotated = stacked.reshape(-1, target.dimension) @ q
-        self.rows = rotated.reshape(len(scale), 2 * r, len(target.g))
+        q, turn = (target.q_single, target.turn_single) if single else (target.q, target.turn)
+        if target.rest is None:
+            stacked = xp.concatenate([u + v, v], 1)
+            rotated = stacked.reshape(-1, target.dimension) @ q
+            self.rows = rotated.reshape(len(scale), 2 * r, len(target.g))
+            self.beside: tuple[Any, Any] | None = None
+        else:
+            p, v = u.reshape(-1, u.shape[2]) @ turn, v.reshape(-1, target.dimension) @ q
+            p, v = (a.reshape(len(scale), r, -1) for a in (p, v))
+            self.rows = xp.concatenate([p + v, v], 1)
+            # Z'Z / s² and Z'y / s; u is in units of s already.
+            z = u[:, :, target.dimension :]
+            if single:
+                z = z.astype(np.float64)
+            gram, labels = target.rest
+            self.beside = z @ gram @ z.swapaxes(-1, -2), z @ labels
         p, v = self.rows[:, :r], self.rows[:, r:]
         # What of V lies in directions that the features do not have.
         self.outside = target.array(np.eye(r)) - v @ v.swapaxes(-1, -2)
         if single and len(target.g) == target.dimension:
             self.outside[:] = 0.0  # of them there are none; only rounding would be left
         stretch = target.numpy((p**2 - v**2).sum(1)) @ target.g
+        if self.beside is not None:
+            stretch += np.trace(target.numpy(self.beside[0]), axis1=1, axis2=2)
         #: Sum of the squared mapped features, and the share of it that s I alone gives.
         self.trace = scale**2 * (float(target.g.sum()) + stretch)
         self.own = scale**2 * float(target.g.sum()) / np.maximum(self.trace, 1e-300)
@@ -458,6 +512,10 @@ class LowRankMaps:
         if self.single:
             product, z = product.astype(np.float64), z.astype(np.float64)
         z = z.swapaxes(1, 2)
+        if self.beside is not None:
+            gram, labels = (a[target.index(sources)][:, None] for a in self.beside)
+            product[..., :r] += gram / t[:, None, None]
+            z[:, :, :r] += labels / t[:, None, None]
         outside = self.outside[target.index(sources)][:, None]
         lower = xp.linalg.cholesky(outside + remain)
         both = xp.concatenate([product[..., r:].swapaxes(-1, -2), z[:, :, r:]], -1)
@@ -677,7 +735,7 @@ def logme(
 
 
 class MapEvidence:
-    """LogME of linear maps f -> s f + V U'f + b of one target's embeddings.
+    """LogME of linear maps f -> s f + V U'[f, g] + b of one target's embeddings.
 
     What maps share is made once, when the first is scored.
 
@@ -687,6 +745,8 @@ class MapEvidence:
         Statistics of the target's base embeddings and label columns.
     compat, centring, unit_norm
         As in :func:`logme`.
+    dimension
+        d, the columns of f; those that follow, g, are only read. None where there are none.
     components
         Take the features for their leading principal components only, so many of them: a
         screening. It saves less than half of a score's time (``docs/benchmarks.md``).
@@ -705,10 +765,13 @@ class MapEvidence:
         compat: bool = False,
         centring: Centring = "both",
         unit_norm: bool = True,
+        dimension: int | None = None,
         components: int | None = None,
         precision: Precision = "auto",
         device: str | None = None,
     ) -> None:
+        #: Columns that stand beside those that s I is on.
+        self._beside = 0 if dimension is None else len(target.gram) - dimension
         self.target, self.compat, self.centring, self.unit_norm = (
             target,
             compat,
@@ -728,7 +791,10 @@ class MapEvidence:
     def _spectrum(self) -> TargetSpectrum:
         if self._shared is None:
             self._shared = TargetSpectrum(
-                self._centred, components=self._components, device=self._device
+                self._centred,
+                dimension=len(self._centred.gram) - self._beside,
+                components=self._components,
+                device=self._device,
             )
             if True in self._precisions and len(self._shared.g) and self._too_easy(self._shared):
                 self._precisions = (False,)
@@ -767,7 +833,7 @@ class MapEvidence:
         scale
             s, B.
         inner, outer
-            U and V, B × d × r each.
+            U (B × D × r, D all columns of the target's features) and V (B × d × r).
         offset
             b, B × d; without effect where features are centred.
         """
@@ -844,11 +910,13 @@ class MapEvidence:
         offset: NDArray[Any] | None = None,
     ) -> Array:
         scale = np.asarray(scale, np.float64)
-        count, d, r = inner.shape
+        count, d, r = outer.shape
         b = np.zeros((count, d)) if offset is None else np.asarray(offset, np.float64)
         out = np.full(count, np.nan)
-        # Beyond that rank one eigendecomposition per source is cheaper than r × r blocks.
-        if not self.compat and (8 * r <= d or self._components is not None):
+        # Beyond that rank one eigendecomposition per source is cheaper than r × r blocks. These
+        # have no place for an offset where columns stand beside.
+        placed = not self._beside or self.centring != "none"
+        if not self.compat and placed and (8 * r <= d or self._components is not None):
             shared, rows = self._spectrum(), np.flatnonzero(scale)
             maps = scale[rows], inner[rows], outer[rows]
             if self.centring == "none":
@@ -858,7 +926,8 @@ class MapEvidence:
         rest = np.flatnonzero(np.isnan(out))
         if len(rest):
             u, v = np.asarray(inner[rest], np.float64), np.asarray(outer[rest], np.float64)
-            weight = scale[rest][:, None, None] * np.eye(d) + v @ u.swapaxes(-1, -2)
+            same = np.eye(d, u.shape[1])
+            weight = scale[rest][:, None, None] * same + v @ u.swapaxes(-1, -2)
             out[rest] = logme_of_full_maps(
                 self.target,
                 weight,
@@ -913,9 +982,10 @@ def logme_of_maps(
     compat: bool = False,
     centring: Centring = "both",
     unit_norm: bool = True,
+    dimension: int | None = None,
     precision: Precision = "auto",
 ) -> Array:
-    """LogME of B linear maps f -> s f + V U'f + b of a target's embeddings.
+    """LogME of B linear maps f -> s f + V U'[f, g] + b of a target's embeddings.
 
     Parameters
     ----------
@@ -924,12 +994,12 @@ def logme_of_maps(
     scale
         s, B.
     inner, outer
-        U and V, B × d × r each.
+        U (B × D × r, D all columns of the target's features) and V (B × d × r).
     offset
         b, B × d; without effect where features are centred.
     compat, centring, unit_norm
         As in :func:`logme`.
-    precision
+    dimension, precision
         As in :class:`MapEvidence`.
 
     Returns
@@ -937,7 +1007,12 @@ def logme_of_maps(
     B scores, each equal to :func:`logme` on the mapped embeddings.
     """
     scorer = MapEvidence(
-        target, compat=compat, centring=centring, unit_norm=unit_norm, precision=precision
+        target,
+        compat=compat,
+        centring=centring,
+        unit_norm=unit_norm,
+        dimension=dimension,
+        precision=precision,
     )
     return scorer(scale, inner, outer, offset)
 
@@ -977,9 +1052,9 @@ def logme_of_full_maps(
     centring: Centring = "both",
     unit_norm: bool = True,
 ) -> Array:
-    """LogME of B linear maps f -> W f + b, W (B × d × d), b (B × d); see :func:`logme`."""
+    """LogME of B linear maps f -> W f + b, W (B × d × D), b (B × d); see :func:`logme`."""
     centred = target.centred(centring)
-    d, columns = centred.cross.shape
+    d, columns = weight.shape[1], centred.cross.shape[1]
     n, square = target.n, centred.label_square
     out = np.empty(len(weight))
     with one_thread():

@@ -5,6 +5,10 @@ model's embeddings of the source's texts to the tuned model's, and put it in pla
 model when a target is scored. Here the layer is fitted in closed form: ridge regression towards
 a multiple of the identity, from two moments that are sums over rows. The strength is chosen on
 held-out rows, and a form of rank r follows by reduced-rank regression.
+
+A map may read more than it changes: where base embeddings have D columns, the d that tuning
+changed first and others beside them (those of the middle layer), the multiple of the identity is
+on the first d and all D are read.
 """
 
 from __future__ import annotations
@@ -33,9 +37,9 @@ class Moments:
     n
         Pairs.
     xx, xy
-        X'X and X'Y, d × d.
+        X'X, D × D, and X'Y, D × d.
     x, y
-        X'1 and Y'1, d.
+        X'1, D, and Y'1, d.
     yy
         tr Y'Y.
     """
@@ -49,7 +53,7 @@ class Moments:
 
     @classmethod
     def of(cls, base: ArrayLike, tuned: ArrayLike) -> Moments:
-        """From base and tuned embeddings, n × d each.
+        """From base embeddings (n × D) and tuned ones (n × d).
 
         Products of float32 are taken about the means, a block of rows at a time, and added up in
         float64: what is lost is a share of 1e-7 of the centred moments, in half the time.
@@ -100,14 +104,16 @@ class Moments:
 
 @dataclass(frozen=True)
 class SpaceMap:
-    """A map f -> s f + V U'f + b of embeddings; U and V are d × r, or V U' is a full matrix.
+    """A map f -> s f + V U'f + b of embeddings; V U' is of rank r, or a full matrix.
+
+    It may read more columns than it gives: s f then is s times the first d.
 
     Attributes
     ----------
     scale
         s, the multiple of the identity.
     inner, outer
-        U and V, d × r. A full map has U = W' - s I (d × d) and V = I.
+        U, D × r, and V, d × r. A full map has U = W' - s I (D × d) and V = I.
     offset
         b, d.
     strength
@@ -126,9 +132,10 @@ class SpaceMap:
         return int(self.inner.shape[1])
 
     def __call__(self, embeddings: ArrayLike) -> Array:
-        """Map n × d embeddings."""
+        """Map n × D embeddings to n × d."""
         f = np.asarray(embeddings, np.float64)
-        out: Array = self.scale * f + (f @ self.inner) @ np.asarray(self.outer).T + self.offset
+        changed = self.scale * f[:, : len(self.offset)]
+        out: Array = changed + (f @ self.inner) @ np.asarray(self.outer).T + self.offset
         return out
 
     def half(self) -> SpaceMap:
@@ -144,7 +151,7 @@ class SpaceMap:
     def mean_squared_error(self, held_out: Moments) -> float:
         """Mean over rows of the squared distance |y - map(x)|², from moments alone."""
         w = (
-            self.scale * np.eye(len(self.offset))
+            self.scale * np.eye(len(self.inner), len(self.offset))
             + self.inner.astype(np.float64) @ np.asarray(self.outer, np.float64).T
         )  # x' w = map(x)'
         b = self.offset.astype(np.float64)
@@ -165,10 +172,13 @@ class SpaceMap:
         return 1.0 - self.mean_squared_error(held_out) / variance
 
 
-def identity_map(dimension: int) -> SpaceMap:
-    """The map of the untouched encoder, rank 0: the candidate "none"."""
-    empty = np.zeros((dimension, 0))
-    return SpaceMap(1.0, empty, empty, np.zeros(dimension))
+def identity_map(dimension: int, read: int | None = None) -> SpaceMap:
+    """The map of the untouched encoder, rank 0: the candidate "none".
+
+    ``read`` is D, where more than d columns are read.
+    """
+    inner = np.zeros((read or dimension, 0))
+    return SpaceMap(1.0, inner, np.zeros((dimension, 0)), np.zeros(dimension))
 
 
 def fit_map(
@@ -213,7 +223,7 @@ def fit_maps(
     from scipy import linalg  # takes half a second that a ranking does not need
 
     problem = _Ridge.of(train)
-    strength, d = strengths[0], len(problem.xx)
+    strength, d = strengths[0], problem.left.shape[1]
     if len(strengths) > 1:
         strength = problem.choose(held_out, strengths)
     delta = problem.solve(strength)
@@ -230,7 +240,8 @@ def fit_maps(
         else:
             outer = directions[:, ::-1][:, :rank]
             inner = delta @ outer
-        offset = problem.y_mean - problem.s * problem.x_mean - outer @ (inner.T @ problem.x_mean)
+        x_mean = problem.x_mean
+        offset = problem.y_mean - problem.s * x_mean[:d] - outer @ (inner.T @ x_mean)
         out.append(SpaceMap(problem.s, inner, outer, offset, strength))
     return out
 
@@ -260,9 +271,10 @@ class _Ridge:
     @classmethod
     def of(cls, train: Moments) -> _Ridge:
         xx, xy = train.centred()
-        total = max(float(np.trace(xx)), 1e-300)
-        s = float(np.trace(xy)) / total
-        return cls(xx, xy - s * xx, s, total / len(xx), train.x / train.n, train.y / train.n)
+        d = xy.shape[1]
+        s = float(np.trace(xy)) / max(float(np.trace(xx[:d, :d])), 1e-300)
+        unit = max(float(np.trace(xx)), 1e-300) / len(xx)
+        return cls(xx, xy - s * xx[:, :d], s, unit, train.x / train.n, train.y / train.n)
 
     def choose(self, held_out: Moments, strengths: Sequence[float]) -> float:
         """The strength of least held-out error; leaves the eigenvectors for :meth:`solve`."""
@@ -306,21 +318,21 @@ def _errors_of_full_maps(
 ) -> list[float]:
     """Held-out squared error of full maps of many strengths, d² work for each.
 
-    In the eigenvectors V of the training X'X a map is W = s V' + D R with D = diag(1 / (values +
-    strength)). With A = V'H V for the held-out second moments H about the training means, and
-    P = R V, the error is quadratic in the diagonal of D:
+    With J the first d columns of the identity a map is W = s J + V D R, V the eigenvectors of the
+    training X'X and D = diag(1 / (values + strength)). With H the held-out second moments about
+    the training means, the error is quadratic in the diagonal of D:
 
-        |y|² - 2 tr W'V'H_xy + s² tr A + 2 s sum_i D_i (P A)_ii + D'(A * R R')D.
+        |y|² - 2 tr W'H_xy + s² tr J'H J + 2 s sum_i D_i (R J'H V)_ii + D'(V'H V * R R')D.
     """
-    n = held_out.n
+    n, d = held_out.n, residual.shape[1]
     xx = held_out.xx - np.outer(held_out.x, x_mean) - np.outer(x_mean, held_out.x)
     xx += n * np.outer(x_mean, x_mean)
     xy = held_out.xy - np.outer(held_out.x, y_mean) - np.outer(x_mean, held_out.y)
     xy += n * np.outer(x_mean, y_mean)
     yy = held_out.yy - 2 * float(held_out.y @ y_mean) + n * float(y_mean @ y_mean)
     a = vectors.T @ xx @ vectors
-    constant = yy - 2 * s * float(np.trace(xy)) + s**2 * float(np.trace(a))
-    linear = 2 * s * ((residual @ vectors) * a).sum(1) - 2 * (residual * (vectors.T @ xy)).sum(1)
+    constant = yy - 2 * s * float(np.trace(xy)) + s**2 * float(np.trace(xx[:d, :d]))
+    linear = 2 * (residual * (vectors.T @ (s * xx[:, :d] - xy))).sum(1)
     quadratic = a * (residual @ residual.T)
     errors = []
     for strength in strengths:

@@ -151,7 +151,12 @@ class TargetStatistics:
 
 
 def target_statistics(
-    target: Task, columns: Array, bench: Workbench, *, split: str = "train"
+    target: Task,
+    columns: Array,
+    bench: Workbench,
+    *,
+    split: str = "train",
+    middle: bool = False,
 ) -> TargetStatistics:
     """Statistics of a split under the base encoder, from the cache where it has them.
 
@@ -169,6 +174,8 @@ def target_statistics(
         Embeds and caches.
     split
         Of the target.
+    middle
+        Of the middle layer's embeddings too: d columns of the last layer, d of the middle one.
     """
     texts, pairs = target.inputs(split)
     digest = hashlib.blake2b(np.ascontiguousarray(columns).tobytes(), digest_size=16)
@@ -178,7 +185,8 @@ def target_statistics(
             encoded = text.encode("utf-8", "surrogatepass")
             digest.update(b"%d:" % len(encoded) + encoded)
     c, key = columns.shape[1], digest.digest()
-    space = f"{bench.encoder.space}+statistics-{c}"
+    dimension = (1 + middle) * bench.encoder.dimension
+    space = f"{bench.encoder.space}{'+middle' * middle}+statistics-{c}"
 
     def make() -> TargetStatistics:
         known, found = bench.cache.get(space, [key])
@@ -186,20 +194,21 @@ def target_statistics(
             try:
                 # The cache keeps rows of float32; here two of them are the halves of a float64.
                 vector = np.ascontiguousarray(known[0]).view("<f8").astype(np.float64)
-                kept = TargetStatistics.from_vector(vector, bench.encoder.dimension, c)
+                stored = TargetStatistics.from_vector(vector, dimension, c)
             except ValueError:
                 pass  # of an encoder that has changed under the same name: made again
             else:
                 bench.recalled += len(texts)
-                return kept
+                return stored
         if len(texts) <= 4 * _BLOCK:
-            made = TargetStatistics.of(bench.embeddings(target, split), columns)
+            made = TargetStatistics.of(bench.embeddings(target, split, middle=middle), columns)
         else:
             made = TargetStatistics.streamed(
                 (
                     bench.embed(
                         texts[i : i + _BLOCK],
                         None if pairs is None else pairs[i : i + _BLOCK],
+                        middle=middle,
                         what=f"embedding {target.name}",
                     ),
                     columns[i : i + _BLOCK],
@@ -212,5 +221,6 @@ def target_statistics(
             bench.cache.label(space, f"statistics of targets under {bench.encoder.model_id}")
         return made
 
-    once: TargetStatistics = bench._once((target.fingerprint, split, "statistics", key), make)
+    kept = (target.fingerprint, split, "statistics", middle, key)
+    once: TargetStatistics = bench._once(kept, make)
     return once

@@ -184,6 +184,8 @@ class SpaceMapMethod(FeatureMethod):
 
     #: Rank of the maps made by :meth:`describe`.
     rank: int = 16
+    #: Whether they read the base encoder's middle layer beside its last.
+    middle: bool = False
     #: At most so many rows of the source are fitted on, and so many tokens; a quarter as many
     #: rows more choose the strength.
     examples: int = 800
@@ -199,11 +201,15 @@ class SpaceMapMethod(FeatureMethod):
         if "validation" in fitted.tables:
             fitted = fitted.sample(rows // 4, split="validation")
             train, held_out = (
-                Moments.of(bench.embeddings(fitted, s), bench.tuned_embeddings(fitted, s))
+                Moments.of(
+                    bench.embeddings(fitted, s, middle=self.middle),
+                    bench.tuned_embeddings(fitted, s),
+                )
                 for s in ("train", "validation")
             )
         else:
-            base, tuned = bench.embeddings(fitted), bench.tuned_embeddings(fitted)
+            base = bench.embeddings(fitted, middle=self.middle)
+            tuned = bench.tuned_embeddings(fitted)
             cut = max(1, len(base) // 5)
             held_out, train = (
                 Moments.of(base[:cut], tuned[:cut]),
@@ -211,8 +217,6 @@ class SpaceMapMethod(FeatureMethod):
             )
         low, full = fit_maps(train, held_out, ranks=(self.rank, None))
         space_map = low.half()
-        head = bench.tuned(source).model.head
-        arrays = {"head.weight": head.weight, "head.bias": head.bias}
         return Description(
             self.key,
             source.name,
@@ -229,13 +233,20 @@ class SpaceMapMethod(FeatureMethod):
                 "inner": space_map.inner,
                 "outer": space_map.outer,
                 "offset": space_map.offset,
-                **{k: v.detach().cpu().numpy().astype(np.float16) for k, v in arrays.items()},
+                **self._head(source, bench),
             },
         )
 
+    def _head(self, source: Task, bench: Workbench) -> dict[str, NDArray[np.float16]]:
+        """Take the source's head: what scores of its predictions read beside the map."""
+        head = bench.tuned(source).model.head
+        arrays = {"head.weight": head.weight, "head.bias": head.bias}
+        return {k: v.detach().cpu().numpy().astype(np.float16) for k, v in arrays.items()}
+
     def none(self, bench: Workbench) -> Description | None:
         """Describe the untouched encoder: the identity map."""
-        same = identity_map(bench.encoder.dimension)
+        d = bench.encoder.dimension
+        same = identity_map(d, (1 + self.middle) * d)
         return Description(
             self.key,
             "none",
@@ -253,7 +264,7 @@ class SpaceMapMethod(FeatureMethod):
         space_map = SpaceMap(
             source.header["scale"], arrays["inner"], arrays["outer"], arrays["offset"]
         )
-        return space_map(bench.embeddings(target))
+        return space_map(bench.embeddings(target, middle=self.middle))
 
 
 def _finite(array: NDArray[Any]) -> bool:
@@ -877,7 +888,7 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
         self.screen, self.shortlist, self.device = screen, shortlist, device
         if screen is not None and compat:
             raise MethodError(
-                "esm-logme was given both compat and screen.",
+                f"{self.name} was given both compat and screen.",
                 "The published formula's order under principal components is nearly reversed.",
                 "Leave one of them out.",
             )
@@ -890,7 +901,7 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
         if target.kind not in self.kinds:
             return out
         columns = label_matrix(target, compat=self.compat)
-        statistics = target_statistics(target, columns, bench)
+        statistics = target_statistics(target, columns, bench, middle=self.middle)
 
         def scored(rows: NDArray[np.int64], components: int | None) -> None:
             scorer = MapEvidence(
@@ -898,6 +909,7 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
                 compat=self.compat,
                 centring=self.centring,
                 unit_norm=self.unit_norm,
+                dimension=bench.encoder.dimension,
                 components=components,
                 device=self.device,
             )
@@ -916,6 +928,46 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
         out[:] = np.nan
         scored(best, None)
         return out
+
+
+class LayeredMapLogME(SpaceMapLogME):
+    """Layered ESM-LogME: ``esm-logme`` with maps that read the encoder's middle layer too.
+
+    A space map predicts what a source's tuned model makes of a text from what the base model
+    makes of it. The last layer has forgotten part of what tuning brings to the fore, of text
+    pairs above all; the middle layer, which the same forward pass gives, still has it. With f the
+    last layer's embedding and g the middle one's, pooled alike, a source's map is
+
+        map_s(f, g) = s f + V U'[f, g] + b,
+
+    fitted as space maps are, and the score as in ``esm-logme``,
+
+        score = LogME(map_s(F, G), labels).
+
+    On targets of other tasks it explains more of what tuning did, and its scores agree more with
+    those of the real source models (``logme``) than those of space maps of any rank do
+    (``docs/benchmarks.md``).
+
+    *Options.* As ``esm-logme``.
+
+    *Cost.* As ``esm-logme``: one forward pass over the target's texts, then about a millisecond
+    per source. A source keeps its map at rank 8, 19 KB at 384 dimensions.
+
+    *Fails* as ``esm-logme`` does where tuning did what no linear map of these two layers can do,
+    though less often.
+
+    *Reference.* Ours; after Schulte et al. 2024 (arXiv 2410.15148).
+    """
+
+    name = "layered-esm-logme"
+    key = "layered-map"
+    paper = "after Schulte et al. 2024"
+    rank = 8
+    middle = True
+
+    def _head(self, source: Task, bench: Workbench) -> dict[str, NDArray[np.float16]]:  # noqa: ARG002
+        """Keep none: no score reads predictions of these maps."""
+        return {}
 
 
 class SpaceMapLeep(_Leep, SpaceMapMethod):
@@ -1206,6 +1258,7 @@ METHODS: dict[str, Factory] = {
     m.name: m
     for m in (
         SpaceMapLogME,
+        LayeredMapLogME,
         LogME,
         SpaceMapHScore,
         HScore,

@@ -385,9 +385,24 @@ class Encoder:
         batch = self.tokenizer.pad(list(rows), return_tensors="pt", return_attention_mask=True)
         return {k: v.to(self.device) for k, v in batch.items()}
 
-    def pooled(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Embeddings (batch × d, float32) of a padded batch under ``model``; keeps gradients."""
-        output = model(**batch, output_hidden_states=self.layers == "mean")
+    def pooled(
+        self, model: Any, batch: dict[str, torch.Tensor], *, middle: bool = False
+    ) -> torch.Tensor:
+        """Embeddings (batch × d, float32) of a padded batch under ``model``; keeps gradients.
+
+        With ``middle``, those of the middle layer stand beside them (batch × 2d), pooled alike;
+        there the pooler has its first token.
+        """
+        output = model(**batch, output_hidden_states=middle or self.layers == "mean")
+        if not middle:
+            return self._pooled(output, batch)
+        import torch
+
+        states = output.hidden_states
+        between = self._over_tokens(states[(len(states) - 1) // 2].float(), batch)
+        return torch.cat([self._pooled(output, batch), between], 1)
+
+    def _pooled(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         if self.pooling == "pooler":
             if getattr(output, "pooler_output", None) is None:
                 raise ModelError(
@@ -402,8 +417,11 @@ class Encoder:
             states = torch.stack(output.hidden_states[1:]).float().mean(0)
         else:
             states = output.last_hidden_state.float()
+        return self._over_tokens(states, batch)
+
+    def _over_tokens(self, states: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = batch["attention_mask"]
-        if self.pooling == "cls":
+        if self.pooling in ("cls", "pooler"):
             return states[:, 0]
         if self.pooling == "last_token":
             last = mask.sum(1) - 1
@@ -430,6 +448,7 @@ class Encoder:
         pairs: Sequence[str] | None = None,
         *,
         model: Any = None,
+        middle: bool = False,
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Embed texts, or pairs of texts.
@@ -440,12 +459,14 @@ class Encoder:
             First and second texts, n each.
         model
             A tuned copy of this encoder's model to use in its place.
+        middle
+            Give the middle layer's embeddings too, from the same forward pass.
         progress
             Called with (done, total) after each batch.
 
         Returns
         -------
-        n × d float32 array, rows in the order given.
+        n × d float32 array, rows in the order given; n × 2d with ``middle``, the last layer first.
 
         Raises
         ------
@@ -454,7 +475,7 @@ class Encoder:
         """
         import torch
 
-        out = np.empty((len(texts), self.dimension), np.float32)
+        out = np.empty((len(texts), (1 + middle) * self.dimension), np.float32)
         if not len(texts):
             return out
         model = self._model if model is None else model.to(self.device).eval()
@@ -463,7 +484,7 @@ class Encoder:
         with torch.inference_mode(), self.autocast():
             for chosen in self.batches(rows):
                 batch = self.pad([rows[i] for i in chosen])
-                out[chosen] = self.pooled(model, batch).cpu().numpy()
+                out[chosen] = self.pooled(model, batch, middle=middle).cpu().numpy()
                 done += len(chosen)
                 if progress is not None:
                     progress(done, len(texts))

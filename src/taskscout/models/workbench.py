@@ -89,48 +89,73 @@ class Workbench:
         for key in [k for k in self._kept if k[0] == task.fingerprint]:
             del self._kept[key]
 
-    def embeddings(self, task: Task, split: str = "train") -> NDArray[np.float32]:
-        """Get base embeddings of a split, n × d."""
+    def embeddings(
+        self, task: Task, split: str = "train", *, middle: bool = False
+    ) -> NDArray[np.float32]:
+        """Get base embeddings of a split, n × d; n × 2d with those of the middle layer beside."""
 
         def make() -> NDArray[np.float32]:
-            return self.embed(*task.inputs(split), what=f"embedding {task.name}")
+            return self.embed(*task.inputs(split), middle=middle, what=f"embedding {task.name}")
 
-        key = (task.fingerprint, split, "base", _order(task, split))
+        order = _order(task, split)
+        both = (task.fingerprint, split, "base and middle", order)
+        if not middle and both in self._kept:
+            known: NDArray[np.float32] = self._kept[both]
+            return known[:, : self.encoder.dimension]
+        key = both if middle else (task.fingerprint, split, "base", order)
         out: NDArray[np.float32] = self._once(key, make)
         return out
 
     def embed(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, what: str = "embedding"
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        middle: bool = False,
+        what: str = "embedding",
     ) -> NDArray[np.float32]:
         """Embed texts with the base encoder (n × d), from the cache where it has them.
 
-        New embeddings reach the disk in blocks, so a run that is killed loses little.
+        With ``middle``, the middle layer's embeddings stand beside the last's, n × 2d. New
+        embeddings reach the disk in blocks, so a run that is killed loses little.
         """
         label = f"{self.encoder.model_id} {self.encoder.pooling}"
-        return self._embed(texts, pairs, self.encoder.space, label, self._base_model, what)
+        spaces = {self.encoder.space: label}
+        if middle:
+            spaces[f"{self.encoder.space}+middle"] = f"{label}, middle layer"
+        return self._embed(texts, pairs, spaces, self._base_model, what)
 
     def _embed(
         self,
         texts: Sequence[str],
         pairs: Sequence[str] | None,
-        space: str,
-        label: str,
+        spaces: Mapping[str, str],
         model: Callable[[], AbstractContextManager[Any]],
         what: str,
     ) -> NDArray[np.float32]:
-        """Embed texts with a model that is made ready only if the cache lacks some of them."""
+        """Embed texts with a model that is made ready only if the cache lacks some of them.
+
+        ``spaces`` are those of the last layer and, where there is a second, of the middle one,
+        each with its label in the cache.
+        """
+        d = self.encoder.dimension
+        out = np.empty((len(texts), len(spaces) * d), np.float32)
         if not len(texts):
-            return np.empty((0, self.encoder.dimension), np.float32)
+            return out
         keys = [text_key(text, None if pairs is None else pairs[i]) for i, text in enumerate(texts)]
-        known, found = self.cache.get(space, keys)
-        if known is None:
-            known = np.empty((len(texts), self.encoder.dimension), np.float32)
-        missing = np.flatnonzero(~found)
+        lacking = np.zeros((len(spaces), len(texts)), bool)
+        for i, space in enumerate(spaces):
+            known, found = self.cache.get(space, keys)
+            if known is not None:
+                out[:, i * d : (i + 1) * d] = known
+            lacking[i] = ~found
+        missing = np.flatnonzero(lacking.any(0))
         self.recalled += len(texts) - len(missing)
         self.embedded += len(missing)
         if not len(missing):
-            return known
-        self.cache.label(space, label)
+            return out
+        for space, label in spaces.items():
+            self.cache.label(space, label)
         # Longest first over all blocks, so that a block pads little.
         lengths = np.array(
             [len(texts[i]) + (len(pairs[i]) if pairs else 0) for i in missing.tolist()]
@@ -149,15 +174,19 @@ class Workbench:
                     if progress is not None:
                         progress(start + done, len(missing))
 
-                known[rows] = self.encoder.encode(
+                made = self.encoder.encode(
                     [texts[i] for i in rows.tolist()],
                     None if pairs is None else [pairs[i] for i in rows.tolist()],
                     model=ready,
+                    middle=len(spaces) > 1,
                     progress=report,
                 )
-                self.cache.put(space, [keys[i] for i in rows.tolist()], known[rows])
+                for i, space in enumerate(spaces):
+                    new, part = lacking[i, rows], slice(i * d, (i + 1) * d)
+                    out[rows[new], part] = made[new, part]
+                    self.cache.put(space, [keys[j] for j in rows[new].tolist()], made[new, part])
         self.seconds["embedding"] += time.perf_counter() - loaded
-        return known
+        return out
 
     @contextmanager
     def _base_model(self) -> Iterator[None]:
@@ -207,8 +236,11 @@ class Workbench:
         out = self._embed(
             texts,
             pairs,
-            f"{self.encoder.space}+{digest.hexdigest()}",
-            f"{self.encoder.model_id} {self.encoder.pooling}, tuned on {source}",
+            {
+                f"{self.encoder.space}+{digest.hexdigest()}": (
+                    f"{self.encoder.model_id} {self.encoder.pooling}, tuned on {source}"
+                )
+            },
             lambda: self._adapted_model(adapter),
             f"embedding {task.name} as {source} does",
         )

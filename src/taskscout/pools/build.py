@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: Key of the description that belongs to no method.
 OVERLAP = "overlap"
 #: Descriptions made from the tuned model that a source has anyway.
-FROM_TUNED = ("space-map", "task-embedding-outputs")
+FROM_TUNED = ("space-map", "layered-map", "task-embedding-outputs")
 #: Methods whose descriptions every source gets.
 DEFAULT_METHODS: tuple[str, ...] = ("esm-logme",)
 
