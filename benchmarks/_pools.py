@@ -10,7 +10,7 @@ from taskscout.methods.method import Description
 from taskscout.pools.pool import FORMAT, Source, _File, _Packed, _Table
 from taskscout.pools.pool import Pool as PoolClass
 
-KEYS = ("space-map", "overlap")
+KEYS = ("layered-map", "space-map", "overlap")
 
 
 def replicated(folder: Path, size: int) -> Pool:

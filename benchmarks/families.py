@@ -11,28 +11,27 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from benchmarks._data import catalogue
 from benchmarks._report import markdown, publish
-from taskscout import Pool, Task, Workbench
-from taskscout.methods.method import Description
-from taskscout.methods.transferability import SpaceMapLogME
+from taskscout import Pool, Workbench
+from taskscout.methods import DEFAULT
+from taskscout.methods.fusion import parse_method
+from taskscout.methods.method import Method
 from taskscout.ranking import rows_for_ranking
 from taskscout.tasks.task import SEQUENCE_KINDS
 
-VARIANTS: dict[str, dict[str, object]] = {
-    "true evidence, centred, unit norm (default)": {},
-    "true evidence, as it is": {"centring": "none", "unit_norm": False},
-    "published formula": {"centring": "none", "unit_norm": False, "compat": True},
+VARIANTS = {
+    "maps of two layers (default)": DEFAULT,
+    "maps of the last layer": "esm-logme",
+    "last layer, features as they are": "esm-logme(centring=none, unit_norm=false)",
+    "last layer, published formula": "esm-logme(centring=none, unit_norm=false, compat=true)",
 }
 
 
-def hits(
-    scores: Callable[[Task, Sequence[Description]], np.ndarray], rows: int
-) -> list[dict[str, object]]:
+def hits(method: Method, bench: Workbench, rows: int) -> list[dict[str, object]]:
     """Per target: family, first source, whether it is of the family, chance."""
     data, pool = catalogue(), Pool.builtin()
     out = []
@@ -43,14 +42,14 @@ def hits(
         family = data.family(name)
         names = [
             n
-            for n in pool.described("space-map")
+            for n in pool.described(method.key)
             if n != name and n not in shared and name not in data.shares_texts_with(n)
         ]
         relatives = [n for n in names if data.family(n) == family]
         if not relatives:
             continue
         target = rows_for_ranking(data.task(name), rows)
-        values = scores(target, pool.descriptions("space-map", names))
+        values = method.score(target, pool.descriptions(method.key, names), bench)
         order = [names[i] for i in np.argsort(-values, kind="stable")]
         places = [order.index(n) + 1 for n in relatives]
         out.append(
@@ -79,9 +78,8 @@ def main() -> None:
     bench = Workbench()
     summary, tables = [], {}
     for n in rows:
-        for variant, options in VARIANTS.items():
-            method = SpaceMapLogME(**options)
-            found = hits(lambda t, s, m=method: m.score(t, s, bench), n)
+        for variant, method in VARIANTS.items():
+            found = hits(parse_method(method), bench, n)
             tables[f"{n}: {variant}"] = found
             mean = {k: float(np.mean([r[k] for r in found])) for k in ("hit", "chance", "hit3")}
             # Standard error of the share of hits, over targets.
@@ -92,9 +90,9 @@ def main() -> None:
                  f"{mean['hit3']:.0%}", f"{chance3:.0%}", len(found))
             )  # fmt: skip
     text = (
-        "Every classification and regression task of the catalogue ranked by `esm-logme` against "
-        "the built-in pool, its own entry and all sources that share texts with it left out; "
-        "tasks without a relative left are not counted.\n\n"
+        "Every classification and regression task of the catalogue ranked by the evidence of maps "
+        "against the built-in pool, its own entry and all sources that share texts with it left "
+        "out; tasks without a relative left are not counted.\n\n"
         + markdown(
             ("rows", "variant", "family first", "by chance", "in first 3", "by chance", "targets"),
             summary,

@@ -1,15 +1,20 @@
-"""Space maps of several ranks against real transfer: bytes a source, and quality on our grid.
+"""Kinds of maps: which layers they read, which texts they are fitted on, and which rank they have.
 
-Maps are fitted anew for every source of the grid from the pool's tuned models, at each rank from
-the same moments, and rank the grid's targets as ``esm-logme`` does; the real source models stand
-beside. They are fitted twice: on the source's own texts, as the paper and our pools have it, and
-on texts of all tasks of the pool but the targets, the same for every source.
+    python -m benchmarks.map_kinds
+
+Maps are fitted anew for every source of our grid from the pool's tuned models. They read the
+encoder's last layer, as the paper and ``esm-logme`` have it, or the middle one too, as
+``layered-esm-logme``; they are fitted on the source's own texts, as the paper and our pools have
+it, or on texts of all tasks of the pool but the targets, the same for every source. What they are
+held against: what the source's real model makes of the targets' texts, ``logme`` on it, and real
+transfer; and for targets that are not in the grid, the first two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -17,26 +22,45 @@ from scipy.stats import spearmanr
 from benchmarks._data import catalogue
 from benchmarks._report import markdown, publish
 from benchmarks.study import GRID, WHERE, value, whole_seeds
-from taskscout import Encoder, Pool, Workbench
+from taskscout import Encoder, Pool, Task, Workbench
 from taskscout.methods.fusion import parse_method
 from taskscout.methods.method import Description
-from taskscout.methods.space_map import Moments, SpaceMap, fit_maps
+from taskscout.methods.space_map import Moments, fit_maps
 from taskscout.methods.transferability import SpaceMapMethod
 from taskscout.pools.sources import origin_of
 from taskscout.studies.comparison import RANDOM, compare
-from taskscout.studies.predictions import Materials, Predicted, predict
+from taskscout.studies.predictions import Materials, Predicted
 from taskscout.studies.published import read_runs
 
+METHODS = {"last layer": "esm-logme", "two layers": "layered-esm-logme"}
+OWN, SHARED = "own", "shared"
 RANKS = (4, 8, 16, 32, 384)
 METRICS = ("regret@1", "regret@3", "regret@5", "spearman", "pick-gain")
 #: Parameters of MiniLM in float32, and hfselect's full map with its bias.
 FULL_MODEL, PEER_MAP = 22_713_216 * 4, (384 * 384 + 384) * 4
-
-
-#: Texts of each task that a map of the second kind is fitted on, and characters at most.
+#: Shared texts of each task, and characters at most.
 TEXTS, LONGEST = 40, 800
-#: How the two kinds are called.
-OWN, SHARED = "own texts", "shared texts"
+#: Targets outside the grid.
+OTHERS = 12
+
+
+class Kind(NamedTuple):
+    """What a map reads, the texts it is fitted on, and its rank."""
+
+    reads: str
+    texts: str
+    rank: int
+
+    def __str__(self) -> str:
+        rank = f"rank {self.rank}" if self.rank < 384 else "full"
+        return f"{self.reads}, {self.texts} texts, {rank}"
+
+    @property
+    def bytes(self) -> int:
+        """Of its two factors (a full map: its matrix) and its offset, in half precision."""
+        d = 384
+        read = (1 + (self.reads == "two layers")) * d
+        return 2 * (self.rank * (read + d) + d if self.rank < d else read * d + d)
 
 
 class SharedTexts:
@@ -55,43 +79,41 @@ class SharedTexts:
             else:
                 both = zip(texts, pairs, strict=True)
                 self.paired += [p for p in both if len(p[0]) + len(p[1]) <= LONGEST][:TEXTS]
-        held_out = np.random.default_rng(0).random(len(self.single) + len(self.paired)) < 0.2
-        self.held_out = held_out
-        self.base = self._encoded(None)
+        self.held_out = np.random.default_rng(0).random(len(self.single) + len(self.paired)) < 0.2
+        self.base = self._encoded(None, middle=True)
 
-    def _encoded(self, model: Any) -> np.ndarray:
+    def _encoded(self, model: Any, *, middle: bool = False) -> np.ndarray:
         first, second = [p[0] for p in self.paired], [p[1] for p in self.paired]
         return np.concatenate(
-            [self.encoder.encode(self.single, model=model),
-             self.encoder.encode(first, second, model=model)]
+            [self.encoder.encode(self.single, model=model, middle=middle),
+             self.encoder.encode(first, second, model=model, middle=middle)]
         )  # fmt: skip
 
-    def maps(self, source: str, model: Any) -> dict[int, Description]:
-        """A source's maps by rank, fitted on these texts."""
+    def maps(self, source: str, model: Any) -> Iterator[tuple[Kind, Description]]:
+        """A source's maps, fitted on these texts."""
         tuned = self._encoded(model)
-        train, held_out = (
-            Moments.of(self.base[rows], tuned[rows]) for rows in (~self.held_out, self.held_out)
-        )
-        found = fit_maps(train, held_out, ranks=RANKS)
-        return {r: self._described(source, m.half()) for r, m in zip(RANKS, found, strict=True)}
+        for reads in METHODS:
+            base = self.base if reads == "two layers" else self.base[:, : tuned.shape[1]]
+            train, held_out = (
+                Moments.of(base[rows], tuned[rows]) for rows in (~self.held_out, self.held_out)
+            )
+            for rank, found in zip(RANKS, fit_maps(train, held_out, ranks=RANKS), strict=True):
+                half = found.half()
+                header = {
+                    "scale": half.scale, "rank": half.rank, "encoder": self.encoder.fingerprint,
+                }  # fmt: skip
+                arrays = {"inner": half.inner, "outer": half.outer, "offset": half.offset}
+                yield Kind(reads, SHARED, rank), Description("map", source, header, arrays)
 
-    def _described(self, source: str, found: SpaceMap) -> Description:
-        header = {
-            "scale": found.scale, "rank": found.rank, "encoder": self.encoder.fingerprint,
-        }  # fmt: skip
-        arrays = {"inner": found.inner, "outer": found.outer, "offset": found.offset}
-        return Description("space-map", source, header, arrays)
 
-
-def own_maps(source: str, bench: Workbench) -> dict[int, Description]:
-    """A source's maps by rank, as pools have them, all from one pair of embeddings."""
-    out = {}
-    for rank in RANKS:
-        method = parse_method("esm-logme")
-        assert isinstance(method, SpaceMapMethod)
-        method.rank = rank
-        out[rank] = method.describe(catalogue().task(source), bench)
-    return out
+def own_maps(source: str, bench: Workbench) -> Iterator[tuple[Kind, Description]]:
+    """A source's maps, fitted as pools have them."""
+    for reads, name in METHODS.items():
+        for rank in RANKS:
+            method = parse_method(name)
+            assert isinstance(method, SpaceMapMethod)
+            method.rank = rank
+            yield Kind(reads, OWN, rank), method.describe(catalogue().task(source), bench)
 
 
 def explained(mapped: np.ndarray, real: np.ndarray) -> float:
@@ -100,80 +122,119 @@ def explained(mapped: np.ndarray, real: np.ndarray) -> float:
     return 1 - float(((mapped - real) ** 2).sum() / ((real - real.mean(0)) ** 2).sum())
 
 
+@dataclass
+class Held:
+    """Maps of all kinds held against the real source models on some targets.
+
+    Attributes
+    ----------
+    targets
+        Their names.
+    scores
+        Of every kind and of ``logme``, targets × sources.
+    r2, agreement
+        Mean R² of every kind over sources, and its Spearman correlation with ``logme``, by target.
+    """
+
+    targets: tuple[str, ...]
+    scores: dict[Kind | str, np.ndarray] = field(default_factory=dict)
+    r2: dict[Kind, list[float]] = field(default_factory=dict)
+    agreement: dict[Kind, list[float]] = field(default_factory=dict)
+
+
+def hold(
+    targets: Mapping[str, Task],
+    sources: Sequence[str],
+    maps: Mapping[Kind, Mapping[str, Description]],
+    pool: Pool,
+    bench: Workbench,
+) -> Held:
+    """Score every target by every kind of map and by the real models."""
+    shape = len(targets), len(sources)
+    held = Held(tuple(targets), {k: np.full(shape, np.nan) for k in (*maps, "logme")})
+    for i, (name, target) in enumerate(targets.items()):
+        at = [j for j, s in enumerate(sources) if s != name]
+        tuned = [pool.description(sources[j], "tuned") for j in at]
+        real = [bench.source_embeddings(target, d.arrays) for d in tuned]
+        held.scores["logme"][i, at] = parse_method("logme").score(target, tuned, bench)
+        for kind, by_source in maps.items():
+            method = parse_method(METHODS[kind.reads])
+            assert isinstance(method, SpaceMapMethod)
+            chosen = [by_source[sources[j]] for j in at]
+            found = method.score(target, chosen, bench)
+            held.scores[kind][i, at] = found
+            agreement = spearmanr(found, held.scores["logme"][i, at])[0]
+            held.agreement.setdefault(kind, []).append(float(agreement))
+            r2 = []
+            for description, wanted in zip(chosen, real, strict=True):
+                mapped = method.features(target, description, bench)
+                assert mapped is not None
+                r2.append(explained(np.asarray(mapped), wanted))
+            held.r2.setdefault(kind, []).append(float(np.mean(r2)))
+        bench.forget(target)
+        print(name, flush=True)
+    return held
+
+
 def main() -> None:
     """Run and publish."""
     gains = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
     pool, encoder, bench = Pool.builtin(), Encoder(), Workbench()
-    shared = SharedTexts(pool, gains.targets, encoder)
-    maps: dict[tuple[str, int], dict[str, Description]] = {}
+    left = [n for n in pool.names if n not in (*gains.sources, *gains.targets)]
+    others = left[:: len(left) // OTHERS][:OTHERS]
+    shared = SharedTexts(pool, (*gains.targets, *others), encoder)
+    maps: dict[Kind, dict[str, Description]] = {}
     for source in gains.sources:
         tuned, own = origin_of(source, pool, encoder).model(), Workbench(encoder)
         own.adopt(catalogue().task(source), tuned)
-        kinds = {OWN: own_maps(source, own), SHARED: shared.maps(source, tuned.model.body)}
-        for kind, by_rank in kinds.items():
-            for rank, found in by_rank.items():
-                maps.setdefault((kind, rank), {})[source] = found
+        for found in (own_maps(source, own), shared.maps(source, tuned.model.body)):
+            for kind, description in found:
+                maps.setdefault(kind, {})[source] = description
         print(source, flush=True)
     materials = Materials(catalogue=catalogue(), pool=pool, default_size=200)
-    asked = predict(gains, ["logme"], materials, bench).predicted[0]
-    method = parse_method("esm-logme")
-    assert isinstance(method, SpaceMapMethod)
-    scores = {k: np.full((len(gains.targets), len(gains.sources)), np.nan) for k in maps}
-    r2: dict[tuple[str, int], list[float]] = {k: [] for k in maps}
-    agrees: dict[tuple[str, int], list[float]] = {k: [] for k in maps}
-    for i, name in enumerate(gains.targets):
-        target = materials.target(name)
-        assert target is not None
-        at = [j for j, s in enumerate(gains.sources) if s != name]
-        real = {
-            gains.sources[j]: bench.source_embeddings(
-                target, pool.description(gains.sources[j], "tuned").arrays
-            )
-            for j in at
-        }
-        for key, by_source in maps.items():
-            chosen = [by_source[s] for s in real]
-            scores[key][i, at] = method.score(target, chosen, bench)
-            both = np.isfinite(scores[key][i]) & np.isfinite(asked.scores[i])
-            agrees[key].append(spearmanr(scores[key][i, both], asked.scores[i, both])[0])
-            for source, found in zip(real, chosen, strict=True):
-                mapped = method.features(target, found, bench)
-                assert mapped is not None
-                r2[key].append(explained(mapped, real[source]))
-        bench.forget(target)
+    held, outside = (
+        hold({n: t for n in names if (t := materials.target(n))}, gains.sources, maps, pool, bench)
+        for names in (gains.targets, others)
+    )
     none = np.full(len(gains.targets), np.nan)
-    # A map is its two factors and its offset in half precision; heads are the target's no business.
-    size = {r: 2 * ((2 * r if r < 384 else 384) * 384 + 384) for r in RANKS}
-    named = {(k, r): f"rank {r}, {k}" if r < 384 else f"full, {k}" for k, r in maps}
-    predicted = [Predicted(named[k], scores[k], none) for k in maps]
-    c = compare(gains, [*predicted, asked], metrics=METRICS, title="Ranks")
+    predicted = [Predicted(str(k), scores, none) for k, scores in held.scores.items()]
+    c = compare(gains, predicted, metrics=METRICS, title="Kinds of maps")
     rows = [
-        (named[k, r], f"{size[r]:,}", f"1/{FULL_MODEL / size[r]:,.0f}",
-         f"1/{PEER_MAP / size[r]:.0f}", f"{np.mean(r2[k, r]):.2f}", f"{np.mean(agrees[k, r]):.2f}",
-         *(value(c, named[k, r], m) for m in METRICS))
-        for k, r in maps
+        (k, f"{k.bytes:,}", f"1/{FULL_MODEL / k.bytes:,.0f}", f"1/{PEER_MAP / k.bytes:.0f}",
+         *(f"{np.mean(x[k]):.2f}" for x in (held.r2, held.agreement)),
+         *(f"{np.mean(x[k]):.2f}" for x in (outside.r2, outside.agreement)),
+         *(value(c, str(k), m) for m in METRICS))
+        for k in maps
     ]  # fmt: skip
-    rows += [
-        (m, "–", "–", "–", "–", "–", *(value(c, m, x) for x in METRICS)) for m in ("logme", RANDOM)
-    ]
-    heads = ("map", "bytes", "of a full model", "of hfselect's map", "explained", "as logme")
+    rows += [(m, *("–",) * 7, *(value(c, m, x) for x in METRICS)) for m in ("logme", RANDOM)]
+    heads = ("map", "bytes", "of a full model", "of hfselect's map", "explained", "as logme",
+             "explained, others", "as logme, others")  # fmt: skip
     text = (
-        f"`esm-logme` with maps of each rank on {len(gains.sources)} sources and "
-        f"{len(gains.targets)} targets of 200 examples, seeds {len(gains.seed_names)}; `logme` is "
-        "the same evidence on the real source models' features. Bytes are those of a map in half "
+        f"LogME of maps of {len(gains.sources)} sources for {len(gains.targets)} targets of 200 "
+        f"examples, held against {len(gains.seed_names)} seeds of real transfer; `logme` is the "
+        "same evidence on the real source models' features. Bytes are those of a map in half "
         "precision, against MiniLM in float32 and hfselect's map (float32, full). *explained* is "
         "the R² of what the source's model makes of the targets' texts, *as logme* the Spearman "
-        "correlation of the scores with those of `logme`. *Own texts* are at most 1,000 of the "
-        f"source's, as pools have it; *shared texts* are {len(shared.base):,} of all tasks of the "
-        "pool but the targets, the same for every source.\n\n" + markdown((*heads, *METRICS), rows)
+        "correlation of the scores with those of `logme`, and *others* "
+        f"{len(others)} targets that are not in the grid ({', '.join(others)}). *Own texts* are at "
+        f"most 1,000 of the source's, as pools have it; *shared texts* are {len(shared.base):,} of "
+        "all tasks of the pool but the targets, the same for every source.\n\n"
+        + markdown((*heads, *METRICS), rows)
     )
     data = {
         "rows": [vars(r) for r in c.rows],
-        "bytes": {named[k, r]: size[r] for k, r in maps},
-        "explained": {named[k]: float(np.mean(v)) for k, v in r2.items()},
-        "as logme": {named[k]: float(np.mean(v)) for k, v in agrees.items()},
+        "kinds": {
+            str(k): {
+                "bytes": k.bytes,
+                "explained": held.r2[k],
+                "as logme": held.agreement[k],
+                "explained, others": outside.r2[k],
+                "as logme, others": outside.agreement[k],
+            }
+            for k in maps
+        },
     }
-    publish("map_ranks", "Ranks of maps against real transfer", text, data)
+    publish("map_kinds", "Kinds of maps against real transfer", text, data)
 
 
 if __name__ == "__main__":

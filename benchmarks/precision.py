@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from benchmarks._data import catalogue
 from benchmarks._report import markdown, publish
 from taskscout import Encoder, Pool, Workbench, rank
+from taskscout.methods import DEFAULT
 from taskscout.models.cache import NoCache
 
 TARGETS = ("rotten_tomatoes", "tweet_emotion", "rte", "hwu64")
@@ -53,7 +54,7 @@ def main() -> None:
                "Spearman", "same first ten", "faster")  # fmt: skip
     text = (
         "bfloat16 autocast against float32: the least cosine between the two embeddings of a text, "
-        "the largest difference of an `esm-logme` score beside the spread between best and worst "
+        f"the largest difference of a `{DEFAULT}` score beside the spread between best and worst "
         "source, the rank correlation of the two orders, and the time ratio of embedding (one run; "
         "an indication only). 300 texts each.\n\n" + markdown(columns, rows)
     )

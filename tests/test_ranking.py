@@ -19,6 +19,7 @@ import pytest
 
 import taskscout
 from taskscout.errors import MethodError, PoolError
+from taskscout.methods import DEFAULT
 from taskscout.methods.evidence import logme
 from taskscout.methods.method import BaseMethod, Description, method_names
 from taskscout.methods.transferability import SpaceMapLogME
@@ -58,12 +59,12 @@ def test_best_first_with_none_among_them(ranking: Ranking, small_pool: Pool):
     scores = [r.score for r in ranking.sources]
     assert scores == sorted(scores, reverse=True)
     assert all(map(math.isfinite, scores))
-    assert ranking.methods == ("esm-logme",)
+    assert ranking.methods == (DEFAULT,)
     assert (ranking.target, ranking.rows, ranking.of) == ("target", 60, 120)
     assert len(ranking) == 5
     assert ranking[0] is ranking.sources[0]
     for row in ranking.sources:
-        assert row.scores == {"esm-logme": row.score}
+        assert row.scores == {DEFAULT: row.score}
         if row.name == NONE:
             assert row.card is None
             assert math.isnan(row.overlap)
@@ -87,14 +88,15 @@ def test_scores_are_the_evidence_of_mapped_embeddings(
     ranking: Ranking, small_pool: Pool, small_bench: Workbench
 ):
     chosen = rows_for_ranking(TARGET, 1000)
-    x = small_bench.embeddings(chosen).astype(np.float64)
+    read = small_bench.embeddings(chosen, middle=True).astype(np.float64)
+    x = read[:, : small_bench.encoder.dimension]
     y = chosen.labels("train")
     options: Any = {"centring": "both", "unit_norm": True}
     assert ranking.source(NONE).score == pytest.approx(logme(x, y, **options), abs=1e-6)
     for name in SOURCES:
-        found = small_pool.description(name, "space-map")
+        found = small_pool.description(name, "layered-map")
         inner, outer = (found.arrays[a].astype(np.float64) for a in ("inner", "outer"))
-        mapped = found.header["scale"] * x + x @ inner @ outer.T + found.arrays["offset"]
+        mapped = found.header["scale"] * x + read @ inner @ outer.T + found.arrays["offset"]
         assert ranking.source(name).score == pytest.approx(logme(mapped, y, **options), abs=1e-5)
 
 
@@ -121,7 +123,7 @@ def test_a_target_of_pairs(small_pool: Pool, small_bench: Workbench):
 
 def test_ties_are_broken_by_name(small_pool: Pool, small_bench: Workbench):
     class Same(BaseMethod):
-        name, key = "same", "space-map"
+        name, key = "same", "layered-map"
 
         def describe(self, source: Task, bench: Workbench) -> Description:
             raise NotImplementedError
@@ -152,7 +154,7 @@ def test_source(ranking: Ranking):
 
 
 def test_repr(ranking: Ranking):
-    assert repr(ranking).startswith("Ranking('target', esm-logme, 5 rows: ")
+    assert repr(ranking).startswith(f"Ranking('target', {DEFAULT}, 5 rows: ")
 
 
 # -- as JSON, CSV and a frame --------------------------------------------------------------------
@@ -179,7 +181,7 @@ def test_to_json(ranking: Ranking):
     assert by_name["stars"]["kind"] == "regression"
     assert by_name[NONE]["kind"] is None
     assert by_name[NONE]["test_score"] is None
-    assert data["methods"] == ["esm-logme"]
+    assert data["methods"] == [DEFAULT]
     assert (data["rows"], data["of"]) == (60, 120)
     assert "\n" not in ranking.to_json(indent=None)
 
@@ -204,18 +206,18 @@ def test_to_pandas(ranking: Ranking):
 
 def test_several_methods(small_pool: Pool, small_bench: Workbench, ranking: Ranking):
     bench = fresh_bench(small_bench)
-    both = rank(TARGET, small_pool, ["size", "esm-logme"], bench=bench)
-    assert both.methods == ("size", "esm-logme")
+    both = rank(TARGET, small_pool, ["size", DEFAULT], bench=bench)
+    assert both.methods == ("size", DEFAULT)
     assert NONE not in {r.name for r in both.sources}  # size has no score for it
     for row in both.sources:
         assert row.score == row.scores["size"]
         wanted = ranking.source(row.name).score
-        assert row.scores["esm-logme"] == pytest.approx(wanted, abs=1e-9)
+        assert row.scores[DEFAULT] == pytest.approx(wanted, abs=1e-9)
     assert bench.embedded == 60  # once for all methods
-    assert both.costs.keys() == {"size", "esm-logme"}
-    assert both.costs["esm-logme"].bytes_per_source > 1000
+    assert both.costs.keys() == {"size", DEFAULT}
+    assert both.costs[DEFAULT].bytes_per_source > 1000
     columns = list(both.to_pandas().columns)
-    assert columns == [*FIELDS, "score:size", "score:esm-logme"]
+    assert columns == [*FIELDS, "score:size", f"score:{DEFAULT}"]
     assert both.to_csv().splitlines()[0].split(",") == columns
 
 
@@ -247,7 +249,7 @@ def test_a_second_method_that_does_not_apply_is_noted(small_pool: Pool, small_be
 def test_all_says_of_each_method_why_it_is_not_there(small_pool: Pool, small_bench: Workbench):
     bench = fresh_bench(small_bench)
     found = rank(TARGET, small_pool, "all", bench=bench)
-    assert found.methods[0] == "esm-logme"
+    assert found.methods[0] == DEFAULT
     assert {"logme", "leep", "random", "format"} <= set(found.methods)
     assert bench.tunings == 0
     left = {n.partition(" is not shown: ")[0]: n for n in found.notes if " is not shown: " in n}
@@ -274,8 +276,8 @@ def test_all_shows_what_applies_where_the_default_does_not(
     target = Task("tags", "tagging", {"train": tokens}, ("O", "B"))
     found = rank(target, small_pool, ["all"], bench=small_bench)
     assert "size" in found.methods
-    assert "esm-logme" not in found.methods
-    assert any(n.startswith("esm-logme is not shown: ") for n in found.notes)
+    assert DEFAULT not in found.methods
+    assert any(n.startswith(f"{DEFAULT} is not shown: ") for n in found.notes)
 
 
 def test_an_unknown_name_to_exclude_is_noted(small_pool: Pool, small_bench: Workbench):
@@ -310,7 +312,7 @@ def test_the_second_stage_reads_only_its_short_list(
     found = rank(TARGET, small_pool, bench=fresh_bench(small_bench), refine=2)
     short = [r.name for r in found.sources if r.name != NONE][:2]
     assert {n for k, n in during if k == "tuned"} == set(short)
-    assert {n for k, n in during if k == "space-map"} == set(SOURCES)
+    assert {n for k, n in during if k == "layered-map"} == set(SOURCES)
 
 
 def test_the_first_method_has_to_apply(small_pool: Pool, small_bench: Workbench):
@@ -575,7 +577,7 @@ def test_a_second_run_embeds_nothing(small_pool: Pool, small_bench: Workbench, t
 def replicated(pool: Pool, folder: Path, times: int) -> Pool:
     """Each source of a pool many times, packed."""
     out = Pool.create(folder / "loose", encoder=pool.encoder)
-    keys = ("space-map", "overlap")
+    keys = ("layered-map", "overlap")
     for source in pool:
         parts = [pool.description(source.name, k) for k in keys]
         for i in range(times):

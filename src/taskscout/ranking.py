@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from taskscout.errors import MethodError, PoolError, TaskscoutError
+from taskscout.methods import DEFAULT
 from taskscout.methods.fusion import parse_method
 from taskscout.methods.joint import Joint, Parts, announce, reads
 from taskscout.methods.method import (
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 #: Name of the candidate that stands for direct fine-tuning.
 NONE = "none"
-#: The default method, and what asks for all of them.
-DEFAULT, ALL = "esm-logme", "all"
+#: What asks for all methods.
+ALL = "all"
 #: Methods made of others, which ``all`` leaves out: it would count the others twice.
 COMPOSED = ("rrf", "zscore", "two-stage", "taskshop", "esm-logme>logme")
 #: The cost class that ``all`` leaves out unless it is told otherwise.
@@ -258,7 +259,7 @@ def rows_for_ranking(target: Task, examples: int, *, seed: int = 0) -> Task:
 def rank(
     target: Task | str | Path,
     pool: Pool | None = None,
-    method: str | Method | Sequence[str | Method] = "esm-logme",
+    method: str | Method | Sequence[str | Method] = DEFAULT,
     *,
     bench: Workbench | None = None,
     grid: str | Path | None = None,

@@ -15,6 +15,7 @@ import pytest
 
 import taskscout
 from taskscout.cli import app, main
+from taskscout.methods import DEFAULT
 from taskscout.methods.method import get_method
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder
@@ -327,9 +328,9 @@ def test_files_that_cannot_be_ranked(run: Run, tmp_path: Path, ours: list[str], 
 
 def test_a_damaged_pool(run: Run, target: Path, small_pool: Pool, tiny: list[str], tmp_path: Path):
     folder = small_pool.pack(tmp_path / "packed").folder
-    path = folder / "packed-space-map.safetensors"
+    path = folder / "packed-layered-map.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    assert "packed-space-map" in mistake(run("rank", target, "--pool", folder, *tiny))
+    assert "packed-layered-map" in mistake(run("rank", target, "--pool", folder, *tiny))
     (folder / "pool.json").write_text('{"format": 1}')
     mistake(run("rank", target, "--pool", folder, *tiny))
 
@@ -475,7 +476,7 @@ def test_pool_verify(run: Run, small_pool: Pool, tmp_path: Path):
     assert (code, out) == (0, "4 sources, every checksum matches\n")
     data = only_json(run("pool", "verify", "--pool", folder, "--json"))
     assert data == {"sources": 4, "problems": []}
-    path = folder / "packed-space-map.safetensors"
+    path = folder / "packed-layered-map.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
@@ -681,11 +682,11 @@ def test_pool_describe(run: Run, small_pool: Pool, target: Path, tiny: list[str]
 def test_methods(run: Run):
     code, out, err = run("methods")
     assert (code, err) == (0, "")
-    for word in ("esm-logme", "labels", "embedding", "Schulte et al. 2024"):
+    for word in (DEFAULT, "esm-logme", "labels", "embedding", "Schulte et al. 2024"):
         assert word in out
     data = only_json(run("methods", "--json"))
     first = data["methods"][0]
-    assert first["name"] == "esm-logme"
+    assert first["name"] == DEFAULT
     assert first.keys() == {"name", "needs", "cost", "paper", "kinds", "reads"}
 
 

@@ -320,6 +320,32 @@ def test_a_space_map_stands_for_the_source_model(made: Made, name: str, kind: st
     assert not np.isnan(found[:2]).any()
 
 
+@pytest.mark.parametrize("name", ["esm-logme", "layered-esm-logme"])
+@pytest.mark.parametrize("validation", [True, False])
+def test_a_map_of_some_rows_is_of_the_model_of_all(
+    tiny: Encoder, name: str, validation: bool
+) -> None:
+    """A map is fitted on a part of a source's texts, to the model tuned on all of them."""
+    source = SENTIMENT
+    if not validation:
+        source = replace(source, tables={"train": source.tables["train"]})
+    bench = Workbench(tiny, cache=NoCache(), recipe=RECIPE)
+    model = bench.tuned(source)
+    method = get_method(name)
+    assert isinstance(method, SpaceMapMethod)
+    method.examples, method.rank = 40, 32
+    found = method.describe(source, bench)
+    assert bench.tunings == 1
+    arrays = found.arrays
+    space_map = SpaceMap(found.header["scale"], arrays["inner"], arrays["outer"], arrays["offset"])
+    rows = source.sample(40)
+    mapped = space_map(bench.embeddings(rows, middle=method.middle))
+    wanted = tiny.encode(*rows.inputs("train"), model=model.model.body).astype(np.float64)
+    other = bench.tuned_embeddings(rows).astype(np.float64)  # of a model of these rows alone
+    assert bench.tunings == 2
+    assert ((mapped - wanted) ** 2).sum() < 0.5 * ((mapped - other) ** 2).sum()
+
+
 @pytest.mark.parametrize(("name", "kind"), [p for p in PAIRS if p[0] not in HEADS])
 def test_none_is_the_untouched_encoder(made: Made, name: str, kind: str) -> None:
     target = TARGETS[kind]

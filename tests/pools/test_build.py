@@ -56,7 +56,7 @@ def test_what_a_source_gets(small_pool: Pool, small_bench: Workbench):
     for source in small_pool:
         task = source_task(source.name)
         assert source.card == task.card
-        assert source.headers.keys() == {"tuned", "overlap", "space-map"}
+        assert source.headers.keys() == {"tuned", "overlap", "space-map", "layered-map"}
         assert source.tuning["fingerprint"] == task.fingerprint
         assert source.tuning["trained_on"] == 128
         assert Recipe(**source.tuning["recipe"]) == RECIPE
@@ -98,13 +98,14 @@ def test_the_tuned_source_can_be_used(name: str, small_pool: Pool, small_bench: 
         assert accuracy == pytest.approx(scores["accuracy"], abs=0.02)
 
 
-def test_a_map_stands_for_the_tuned_model(small_pool: Pool, small_bench: Workbench):
+@pytest.mark.parametrize("name", ["esm-logme", "layered-esm-logme"])
+def test_a_map_stands_for_the_tuned_model(small_pool: Pool, small_bench: Workbench, name: str):
     """On rows it has not seen, mapped embeddings are nearer to the tuned model's than base ones."""
     task = source_task("reviews")
     base = small_bench.embeddings(task, "test").astype(np.float64)
-    method = get_method("esm-logme")
+    method = get_method(name)
     test = replace(task, tables={"train": task.tables["test"]})
-    mapped = method.features(test, small_pool.description("reviews", "space-map"), small_bench)
+    mapped = method.features(test, small_pool.description("reviews", method.key), small_bench)
     assert mapped.shape == base.shape
     wanted = small_bench.tuned_embeddings(task, "test").astype(np.float64)
     assert ((mapped - wanted) ** 2).sum() < 0.7 * ((base - wanted) ** 2).sum()
@@ -334,7 +335,7 @@ def test_describe_pool(
     assert opened.verify() == []
     for source in opened:
         before = small_pool.source(source.name)
-        assert source.headers.keys() == {"tuned", "overlap", "space-map", "terms"}
+        assert source.headers.keys() == {"tuned", "overlap", "space-map", "layered-map", "terms"}
         assert (source.card, source.tuning) == (before.card, before.tuning)
         for key in before.headers:
             assert source.headers[key] == before.headers[key]

@@ -25,6 +25,7 @@ from taskscout.cli.options import (
     SplitColumn,
     Text,
 )
+from taskscout.methods import DEFAULT
 
 _CHOICE = "Choosing sources"
 
@@ -60,7 +61,7 @@ def rank(
             "to those that run each source's model. See: taskscout methods",
             rich_help_panel=_CHOICE,
         ),
-    ] = "esm-logme",
+    ] = DEFAULT,
     costly: Annotated[
         bool,
         typer.Option(

@@ -28,6 +28,7 @@ from taskscout.cli.options import (
     SplitColumn,
     Text,
 )
+from taskscout.methods import DEFAULT
 
 if TYPE_CHECKING:
     from taskscout.models.tuning import Recipe
@@ -68,7 +69,7 @@ def train(
     ] = None,
     method: Annotated[
         str, typer.Option(help="That ranks. See: taskscout methods", rich_help_panel=_SOURCES)
-    ] = "esm-logme",
+    ] = DEFAULT,
     pool: Annotated[str, typer.Option(help="A pool folder.", rich_help_panel=_SOURCES)] = "builtin",
     catalogue: Annotated[
         Path | None,

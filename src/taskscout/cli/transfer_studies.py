@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taskscout.cli.console import make_workbench, open_pool, stderr, stdout, write_text
+from taskscout.methods import DEFAULT
 
 if TYPE_CHECKING:
     from taskscout.tasks import Task
@@ -43,7 +44,7 @@ def multitask(
     ] = "all",
     method: Annotated[
         list[str] | None,
-        typer.Option(help="That chooses related subsets; may be repeated. esm-logme by default."),
+        typer.Option(help=f"That chooses related subsets; may be repeated. {DEFAULT} by default."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Sources of a related or random subset.")] = 5,
     draws: Annotated[int, typer.Option(min=0, help="Random subsets.")] = 3,
@@ -87,7 +88,7 @@ def multitask(
     tasks = {n: opened.task(n) for n in names}
     check_sizes(tasks, top)
     aims = {n: small(opened.task(n), target_examples, test_examples) for n in wanted}
-    methods = _words(",".join(method or ["esm-logme"]))
+    methods = _words(",".join(method or [DEFAULT]))
     related = {m: orders_by(m, tasks, aims, described, bench) for m in methods}
     planned = mixtures(tasks, wanted, related, top=top, draws=draws)
     rows = sum(len(m.targets) for m in planned) * seeds

@@ -193,7 +193,7 @@ class SpaceMapMethod(FeatureMethod):
 
     def describe(self, source: Task, bench: Workbench) -> Description:
         """Fit the map from base to tuned embeddings of the source's own texts."""
-        # Long texts cost more and tell more: fewer of them do.
+        # Long texts cost more and tell more: fewer of them do. The model is that of all rows.
         texts, pairs = source.sample(200).inputs("train")
         length = sum(len(r["input_ids"]) for r in bench.encoder.tokenize(texts, pairs)) / len(texts)
         rows = min(self.examples, max(8, int(self.tokens / length)))
@@ -203,13 +203,13 @@ class SpaceMapMethod(FeatureMethod):
             train, held_out = (
                 Moments.of(
                     bench.embeddings(fitted, s, middle=self.middle),
-                    bench.tuned_embeddings(fitted, s),
+                    bench.tuned_embeddings(fitted, s, of=source),
                 )
                 for s in ("train", "validation")
             )
         else:
             base = bench.embeddings(fitted, middle=self.middle)
-            tuned = bench.tuned_embeddings(fitted)
+            tuned = bench.tuned_embeddings(fitted, of=source)
             cut = max(1, len(base) // 5)
             held_out, train = (
                 Moments.of(base[:cut], tuned[:cut]),
@@ -1257,8 +1257,8 @@ class SpaceMapFrozenTransfer(_FrozenTransfer, SpaceMapMethod):
 METHODS: dict[str, Factory] = {
     m.name: m
     for m in (
-        SpaceMapLogME,
         LayeredMapLogME,
+        SpaceMapLogME,
         LogME,
         SpaceMapHScore,
         HScore,

@@ -326,17 +326,33 @@ class Workbench:
         return TunedStore(Path(folder) / FOLDER)
 
     def tuned_embeddings(
-        self, task: Task, split: str = "train", *, recipe: Recipe | None = None
+        self,
+        task: Task,
+        split: str = "train",
+        *,
+        of: Task | None = None,
+        recipe: Recipe | None = None,
     ) -> NDArray[np.float32]:
-        """Get embeddings of a split under the model tuned on the same task, n × d."""
-        recipe = recipe or self.recipe
+        """Get embeddings of a split under a tuned model, n × d.
+
+        Parameters
+        ----------
+        task, split
+            Whose rows.
+        of
+            The task that the model is tuned on; None for ``task``. Rows chosen of a task are a
+            task of their own: its model is not that of the whole.
+        recipe
+            None for the workbench's own.
+        """
+        recipe, of = recipe or self.recipe, of or task
 
         def make() -> NDArray[np.float32]:
             texts, pairs = task.inputs(split)
             return self.encoder.encode(
                 texts,
                 pairs,
-                model=self.tuned(task, recipe).model.body,
+                model=self.tuned(of, recipe).model.body,
                 progress=self._progress_for(f"embedding {task.name}, tuned"),
             )
 
@@ -344,6 +360,7 @@ class Workbench:
             task.fingerprint,
             split,
             "tuned",
+            of.fingerprint,
             replace(recipe, checkpoints=()),
             _order(task, split),
         )

@@ -37,7 +37,7 @@ OVERLAP = "overlap"
 #: Descriptions made from the tuned model that a source has anyway.
 FROM_TUNED = ("space-map", "layered-map", "task-embedding-outputs")
 #: Methods whose descriptions every source gets.
-DEFAULT_METHODS: tuple[str, ...] = ("esm-logme",)
+DEFAULT_METHODS: tuple[str, ...] = ("layered-esm-logme", "esm-logme")
 
 
 def encoder_header(encoder: Encoder) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Materials:
 def tunes(method: Method) -> bool:
     """Whether describing a source for a method takes a tuned model, or scoring a target does."""
     return any(
-        m.cost == "tuning" or "tuned source" in m.needs or m.key == "space-map"
+        m.cost == "tuning" or "tuned source" in m.needs or m.key in ("space-map", "layered-map")
         for m in leaves(method)
     )
 
