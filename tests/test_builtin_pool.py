@@ -36,6 +36,7 @@ LARGEST = 60_000_000
 KEYS = {
     "tuned",
     "space-map",
+    "layered-map",
     "overlap",
     "terms",
     "ngrams",
@@ -116,14 +117,18 @@ def test_every_source_has_its_descriptions(pool: Pool):
                 assert array.size > 0 or each.key == "overlap", (source.name, each.key, name)
                 if array.dtype.kind == "f":
                     assert np.isfinite(array).all(), (source.name, each.key, name)
-        mapped, tuned = found["space-map"], found["tuned"]
+        mapped, layered, tuned = (found[k] for k in ("space-map", "layered-map", "tuned"))
         for each in (mapped, tuned):
             assert each.header["encoder"] == pool.encoder["fingerprint"]
             assert each.arrays["head.weight"].shape == (outputs, d), source.name
         rank = mapped.header["rank"]
         assert mapped.arrays["inner"].shape == mapped.arrays["outer"].shape == (d, rank)
-        assert mapped.arrays["offset"].shape == (d,)
-        assert 0 < mapped.header["explained"] < 1, source.name
+        assert layered.header["encoder"] == pool.encoder["fingerprint"]
+        assert layered.arrays["inner"].shape == (2 * d, layered.header["rank"])
+        assert layered.arrays["outer"].shape == (d, layered.header["rank"])
+        for each in (mapped, layered):
+            assert each.arrays["offset"].shape == (d,)
+            assert 0 < each.header["explained"] < 1, source.name
         factors = [a for n, a in tuned.arrays.items() if n.endswith((".lora_A", ".lora_B"))]
         assert factors
         assert any(np.abs(a).max() > 0 for a in factors), source.name
@@ -169,6 +174,23 @@ def test_tuned_on_the_catalogue_s_data(pool: Pool, catalogue: Catalogue):
     sizes = {s.name: sum(s.card.rows.values()) for s in pool}
     for name in sorted(sizes, key=sizes.__getitem__)[:2]:
         assert pool.source(name).tuning["fingerprint"] == catalogue.task(name).fingerprint
+
+
+@pytest.mark.data
+@pytest.mark.encoder
+@pytest.mark.parametrize("name", ["ag_news", "snli"])
+def test_maps_stand_for_the_models_beside_them(pool: Pool, catalogue: Catalogue, name: str):
+    """On test rows they explain what the adapter does as well as their headers say."""
+    task = catalogue.task(name)
+    rows = replace(task, tables={"train": task.tables["test"]}).sample(150)
+    bench = Workbench(cache=NoCache())
+    tuned = pool.description(name, "tuned")
+    real = bench.source_embeddings(rows, tuned.arrays).astype(np.float64)
+    for method in (get_method("esm-logme"), get_method("layered-esm-logme")):
+        kept = pool.description(name, method.key)
+        mapped = method.features(rows, kept, bench)  # type: ignore[attr-defined]
+        error = ((mapped - real) ** 2).sum() / ((real - real.mean(0)) ** 2).sum()
+        assert 1 - error == pytest.approx(kept.header["explained"], abs=0.1)
 
 
 # -- ranking texts of our own ------------------------------------------------------------------
