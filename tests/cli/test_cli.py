@@ -707,8 +707,8 @@ def test_cache(run: Run, cache: Path, target: Path, ours: list[str]):
     assert not cache.exists()
     run("rank", target, *ours)
     data = only_json(run("cache", "--json"))
-    # The texts, and the statistics of the target that LogME asks for.
-    assert sorted(s["entries"] for s in data["spaces"]) == [1, 40]
+    # The texts by their last and their middle layer, and the target's statistics, for LogME.
+    assert sorted(s["entries"] for s in data["spaces"]) == [1, 40, 40]
     space = max(data["spaces"], key=lambda s: s["entries"])
     assert Path(data["path"]).parent == cache
     code, out, err = run("cache")
