@@ -863,9 +863,9 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
     no pass over its rows at all. A source keeps its map at rank 16 and its head: 26 KB at 384
     dimensions.
 
-    *Fails* where tuning did what no linear map of the last layer can do, text pairs above all:
-    maps explained 18% to 83% of it in the pilot. A map adds no information, it re-weighs what
-    the base embedding holds. ``esm-logme>logme`` asks the real models for the ten best.
+    *Fails* where tuning did what no linear map of the last layer can do, text pairs above all.
+    A map adds no information, it re-weighs what the base embedding holds: ``layered-esm-logme``
+    reads the middle layer too. ``esm-logme>logme`` asks the real models for the ten best.
 
     *Reference.* Schulte et al. 2024 (arXiv 2410.15148), with the real evidence, maps in closed
     form, and features centred and scaled (see ``docs/benchmarks.md``).
@@ -944,9 +944,9 @@ class LayeredMapLogME(SpaceMapLogME):
 
         score = LogME(map_s(F, G), labels).
 
-    On targets of other tasks it explains more of what tuning did, and its scores agree more with
-    those of the real source models (``logme``) than those of space maps of any rank do
-    (``docs/benchmarks.md``).
+    On other tasks' texts it explains more of what tuning did, and its scores agree more with those
+    of the real source models (``logme``) than those of space maps of any rank that were fitted on
+    the same texts (``docs/benchmarks.md``).
 
     *Options.* As ``esm-logme``.
 
