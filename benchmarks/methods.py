@@ -27,6 +27,7 @@ from benchmarks._report import markdown, publish
 from taskscout import Pool, Task, Workbench, rank
 from taskscout.errors import TaskscoutError
 from taskscout.files import write_atomically
+from taskscout.methods import DEFAULT
 from taskscout.methods.fusion import parse_method
 from taskscout.methods.joint import reads
 from taskscout.methods.method import Cost, Description, Method, method_names
@@ -44,9 +45,10 @@ from taskscout.tasks.task import SEQUENCE_KINDS
 VARIANTS = (
     "esm-logme(centring=none,unit-norm=false)",
     "esm-logme(centring=none,unit-norm=false,compat=true)",
-    "rrf(esm-logme,vocabulary)",
-    "rrf(esm-logme,format)",
-    "zscore(esm-logme,sentence-embedding)",
+    f"rrf({DEFAULT},vocabulary)",
+    f"rrf({DEFAULT},format)",
+    f"zscore({DEFAULT},sentence-embedding)",
+    f"{DEFAULT}>logme",
     "esm-logme>logme",
 )
 #: Orders of ``random`` that are averaged for each target.

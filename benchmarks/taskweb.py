@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks._data import catalogue
 from benchmarks._report import ROOT, markdown, publish
 from taskscout import Pool, Workbench
+from taskscout.methods import DEFAULT
 from taskscout.reports.studies import digits_of, interval, number, probability
 from taskscout.studies.comparison import CEILING, PRIOR, RANDOM, Comparison, compare
 from taskscout.studies.metrics import get_metric
@@ -47,7 +48,7 @@ TEXTS = (
     "size",
 )
 #: Methods that need labels of the target and a tuned source: classification and regression.
-LABELS = ("esm-logme", "esm-linear-probe", "esm-knn")
+LABELS = (DEFAULT, "esm-logme", "esm-linear-probe", "esm-knn")
 #: Rows of targets with fewer than 1,000 (published README).
 SIZES = {"cb": 250, "copa": 400, "wsc": 554}
 METRICS = ("ndcg-rank", "regret@1", "regret@3", "mean-regret@5", "spearman", "pick-gain",
