@@ -2,13 +2,14 @@
 
     python -m benchmarks.settings
 
-Reads the blocks of ``benchmarks/grids/settings.yaml`` from our grid, and compares the gains of
-sources target by target, for the pairs and seeds that both settings have.
+Reads those blocks of ``benchmarks/grids/settings.yaml`` that our grid has, and compares the gains
+of sources target by target, for the pairs and seeds that both settings have.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from benchmarks._carry import HEADS, Carried
 from benchmarks._report import markdown, publish
@@ -26,9 +27,14 @@ OTHERS = {
 def main() -> None:
     """Compare and publish."""
     first = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
+    cells = pd.read_parquet(GRID, columns=["tuning", "size"])
+    run = set(zip(cells["tuning"], cells["size"].astype(str), strict=True))
     texts, data = [], {}
     for name, change in OTHERS.items():
-        second = whole_seeds(read_runs(GRID, where={**WHERE, **change}, unit="fraction"))
+        setting = {**WHERE, **change}
+        if (setting["tuning"], setting["size"]) not in run:
+            continue
+        second = whole_seeds(read_runs(GRID, where=setting, unit="fraction"))
         found = Carried.of(first, second)
         best, mean = (f(found.second, 1).mean() for f in (np.nanmax, np.nanmean))
         texts.append(
