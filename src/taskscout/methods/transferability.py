@@ -114,13 +114,19 @@ class FeatureMethod(BaseMethod):
         return out
 
 
+def head_arrays(task: Task, bench: Workbench) -> dict[str, NDArray[np.float16]]:
+    """Take the head of a task's tuned model, in half precision."""
+    head = bench.tuned(task).model.head
+    arrays = {"head.weight": head.weight, "head.bias": head.bias}
+    return {k: v.detach().cpu().numpy().astype(np.float16) for k, v in arrays.items()}
+
+
 def describe_tuned(task: Task, bench: Workbench) -> Description:
     """Keep the tuned model itself: adapter and head in half precision."""
     tuned = bench.tuned(task)
     model = tuned.model
     arrays = {name: a.astype(np.float16) for name, a in tuned.adapter.items()}
-    arrays["head.weight"] = model.head.weight.detach().cpu().numpy().astype(np.float16)
-    arrays["head.bias"] = model.head.bias.detach().cpu().numpy().astype(np.float16)
+    arrays.update(head_arrays(task, bench))
     header = {
         "kind": task.kind,
         "center": model.center,
@@ -186,6 +192,8 @@ class SpaceMapMethod(FeatureMethod):
     rank: int = 16
     #: Whether they read the base encoder's middle layer beside its last.
     middle: bool = False
+    #: Whether the source's head is kept beside the map: what scores of its predictions read.
+    keeps_head: bool = True
     #: At most so many rows of the source are fitted on, and so many tokens; a quarter as many
     #: rows more choose the strength.
     examples: int = 800
@@ -233,15 +241,9 @@ class SpaceMapMethod(FeatureMethod):
                 "inner": space_map.inner,
                 "outer": space_map.outer,
                 "offset": space_map.offset,
-                **self._head(source, bench),
+                **(head_arrays(source, bench) if self.keeps_head else {}),
             },
         )
-
-    def _head(self, source: Task, bench: Workbench) -> dict[str, NDArray[np.float16]]:
-        """Take the source's head: what scores of its predictions read beside the map."""
-        head = bench.tuned(source).model.head
-        arrays = {"head.weight": head.weight, "head.bias": head.bias}
-        return {k: v.detach().cpu().numpy().astype(np.float16) for k, v in arrays.items()}
 
     def none(self, bench: Workbench) -> Description | None:
         """Describe the untouched encoder: the identity map."""
@@ -964,10 +966,7 @@ class LayeredMapLogME(SpaceMapLogME):
     paper = "after Schulte et al. 2024"
     rank = 8
     middle = True
-
-    def _head(self, source: Task, bench: Workbench) -> dict[str, NDArray[np.float16]]:  # noqa: ARG002
-        """Keep none: no score reads predictions of these maps."""
-        return {}
+    keeps_head = False
 
 
 class SpaceMapLeep(_Leep, SpaceMapMethod):

@@ -204,9 +204,9 @@ class RefinedLogME(TwoStage):
     and below them the other sources in the order of ESM-LogME, each as far below the worst of
     the ten as ESM-LogME put it below the tenth: numbers for sorting, not for comparing.
 
-    Space maps see a whole pool in one forward pass, but explain only a part of what tuning did; the
-    real models see all of it and cost a forward pass each. "Use no source" is always
-    among those held against each other, on the untouched encoder.
+    Space maps see a whole pool in one forward pass, but explain only a part of what tuning did;
+    the real models see all of it and cost a forward pass each. "Use no source" is always among
+    those held against each other, on the untouched encoder.
 
     Cost: that of ``esm-logme``, and ten forward passes over the target's texts: seconds for a
     few hundred texts, nothing the second time. Reads space maps and adapters.

@@ -18,6 +18,7 @@ from taskscout.methods.joint import Joint, Parts, announce, leaves, reads, split
 from taskscout.methods.method import Description, Method, method_names
 from taskscout.methods.topics import ATTACHED
 from taskscout.models.workbench import Workbench
+from taskscout.pools.build import FROM_TUNED
 from taskscout.pools.pool import Pool
 from taskscout.ranking import ALL, COMPOSED, rows_for_ranking
 from taskscout.tasks import Task, TaskCard
@@ -123,7 +124,7 @@ class Materials:
 def tunes(method: Method) -> bool:
     """Whether describing a source for a method takes a tuned model, or scoring a target does."""
     return any(
-        m.cost == "tuning" or "tuned source" in m.needs or m.key in ("space-map", "layered-map")
+        m.cost == "tuning" or "tuned source" in m.needs or m.key in FROM_TUNED
         for m in leaves(method)
     )
 
