@@ -28,7 +28,7 @@ def scores(store: GridStore) -> dict[str, float | None]:
 
 
 def test_every_combination_is_a_cell_but_those_that_share_texts(plan_of):
-    plan = plan_of(tunings="lora, head", sizes="16, all")
+    plan = plan_of(tunings="lora, full", sizes="16, all")
     pairs = {(c.source, c.target) for c in plan.cells}
     # twin holds texts of gamma; nobody is its own source.
     assert pairs == {

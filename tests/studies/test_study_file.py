@@ -45,6 +45,7 @@ def test_a_study_says_what_to_run(tmp_path):
         ("targets: [a, b]", "targets: []", 3, "targets"),
         ("targets: [a, b]", "targets: [a, a]", 3, "same entry twice"),
         ("tunings: [lora, full]", "tunings: [lora, magic]", 6, "magic"),
+        ("tunings: [lora, full]", "tunings: [head]", 6, "nothing carries on"),
         ("sizes: [200, all]", "sizes: [many]", 7, "many"),
         ("  epochs: 3", "  epoch: 3", 8, "epoch"),
         ("  epochs: 3", "  seed: 3", 8, "seed"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from taskscout.errors import StudyError
 from taskscout.models.encoder import Layers, Pooling, Precision
@@ -91,6 +91,15 @@ class GridStudy(BaseModel):
         unknown = sorted(set(value) - known)
         if unknown:
             raise ValueError(f"no field {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        return value
+
+    @field_validator("tunings")
+    @classmethod
+    def _something_to_carry(
+        cls, value: tuple[TuningName, ...], info: ValidationInfo
+    ) -> tuple[TuningName, ...]:
+        if "head" in value and "sequential" in info.data.get("strategies", ()):
+            raise ValueError("by 'head' the encoder stays as it was, so nothing carries on")
         return value
 
     @field_validator("sources", "targets", "tunings", "sizes", "seeds", "encoders", "strategies")
