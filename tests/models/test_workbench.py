@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from taskscout.errors import TaskscoutError
+from taskscout.methods.joint import announce
+from taskscout.methods.method import get_method
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuned_store import TunedStore
@@ -211,6 +213,17 @@ def test_the_last_layer_is_not_embedded_again_after_both(tiny: Encoder) -> None:
     np.testing.assert_array_equal(first.embeddings(TASK), both[:, :d])
     assert both.shape == (len(TASK.inputs("train")[0]), 2 * d)
     assert first.embedded == len(both)
+
+
+def test_one_pass_gives_both_layers_where_the_middle_one_was_announced(tiny: Encoder) -> None:
+    found = {}
+    for methods in (["logme"], ["logme", "layered-esm-logme"]):
+        made = bench(tiny, None)
+        announce(map(get_method, methods), made)
+        found[len(methods)] = made.embeddings(TASK)
+        made.embeddings(TASK, middle=True)
+        assert made.embedded == len(found[1]) * (3 - len(methods))
+    np.testing.assert_array_equal(found[1], found[2])
 
 
 @given(_INPUT, _INPUT)

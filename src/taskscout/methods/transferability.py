@@ -199,6 +199,11 @@ class SpaceMapMethod(FeatureMethod):
     examples: int = 800
     tokens: int = 40_000
 
+    def expect(self, bench: Workbench) -> None:
+        """Announce that the middle layer will be read, where it will be."""
+        if self.middle:
+            bench.expect_middle()
+
     def describe(self, source: Task, bench: Workbench) -> Description:
         """Fit the map from base to tuned embeddings of the source's own texts."""
         # Long texts cost more and tell more: fewer of them do. The model is that of all rows.

@@ -61,6 +61,7 @@ class Workbench:
         self._progress = progress
         self._kept: dict[tuple[Any, ...], Any] = {}
         self._expected: dict[Recipe, set[float]] = {}
+        self._middle_expected = False
         #: Texts embedded by a forward pass, and texts whose embedding was cached.
         self.embedded, self.recalled = 0, 0
         #: Models tuned by this workbench, without those found on disk.
@@ -99,12 +100,15 @@ class Workbench:
 
         order = _order(task, split)
         both = (task.fingerprint, split, "base and middle", order)
-        if not middle and both in self._kept:
-            known: NDArray[np.float32] = self._kept[both]
-            return known[:, : self.encoder.dimension]
+        if not middle and (both in self._kept or self._middle_expected):
+            return self.embeddings(task, split, middle=True)[:, : self.encoder.dimension]
         key = both if middle else (task.fingerprint, split, "base", order)
         out: NDArray[np.float32] = self._once(key, make)
         return out
+
+    def expect_middle(self) -> None:
+        """Take the middle layer along in whatever pass comes first, also where others ask first."""
+        self._middle_expected = True
 
     def embed(
         self,
