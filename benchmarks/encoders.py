@@ -9,9 +9,8 @@ the pairs and seeds that both have, and compares the gains of sources target by 
 from __future__ import annotations
 
 from benchmarks._carry import HEADS, Carried
+from benchmarks._grids import block
 from benchmarks._report import RESULTS, markdown, publish
-from benchmarks.study import GRID, WHERE, whole_seeds
-from taskscout.studies.published import read_runs
 
 SECOND = RESULTS / "second_encoder.parquet"
 NAME = "paraphrase-MiniLM-L3-v2"
@@ -19,9 +18,8 @@ NAME = "paraphrase-MiniLM-L3-v2"
 
 def main() -> None:
     """Compare and publish."""
-    second = whole_seeds(read_runs(SECOND, where={**WHERE, "encoder": NAME}, unit="fraction"))
-    first = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
-    found = Carried.of(first, second)
+    second = block("second-encoder", grid=SECOND, encoder=NAME)
+    found = Carried.of(block(), second)
     text = (
         f"{len(found.sources)} sources on {len(found.targets)} targets of 200 examples by LoRA, "
         f"seeds {', '.join(map(str, found.seeds))}: the default encoder (six layers) and {NAME} "

@@ -20,8 +20,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks._data import catalogue
+from benchmarks._grids import block
 from benchmarks._report import markdown, publish
-from benchmarks.study import GRID, WHERE, value, whole_seeds
+from benchmarks.study import value
 from taskscout import Encoder, Pool, Task, Workbench
 from taskscout.methods.fusion import parse_method
 from taskscout.methods.method import Description
@@ -30,7 +31,6 @@ from taskscout.methods.transferability import SpaceMapMethod
 from taskscout.pools.sources import origin_of
 from taskscout.studies.comparison import RANDOM, compare
 from taskscout.studies.predictions import Materials, Predicted
-from taskscout.studies.published import read_runs
 
 METHODS = {"last layer": "esm-logme", "two layers": "layered-esm-logme"}
 OWN, SHARED = "own", "shared"
@@ -178,7 +178,7 @@ def hold(
 
 def main() -> None:
     """Run and publish."""
-    gains = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
+    gains = block()
     pool, encoder, bench = Pool.builtin(), Encoder(), Workbench()
     left = [n for n in pool.names if n not in (*gains.sources, *gains.targets)]
     others = left[:: len(left) // OTHERS][:OTHERS]

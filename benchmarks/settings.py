@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._carry import HEADS, Carried
+from benchmarks._grids import GRID, WHERE, block
 from benchmarks._report import markdown, publish
-from benchmarks.study import GRID, WHERE, whole_seeds
-from taskscout.studies.published import read_runs
 
 #: What is changed against 200 examples by LoRA, and how it is called.
 OTHERS = {
@@ -26,7 +25,7 @@ OTHERS = {
 
 def main() -> None:
     """Compare and publish."""
-    first = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
+    first = block()
     cells = pd.read_parquet(GRID, columns=["tuning", "size"])
     run = set(zip(cells["tuning"], cells["size"].astype(str), strict=True))
     texts, data = [], {}
@@ -34,8 +33,7 @@ def main() -> None:
         setting = {**WHERE, **change}
         if (setting["tuning"], setting["size"]) not in run:
             continue
-        second = whole_seeds(read_runs(GRID, where=setting, unit="fraction"))
-        found = Carried.of(first, second)
+        found = Carried.of(first, block("settings", **change))
         best, mean = (f(found.second, 1).mean() for f in (np.nanmax, np.nanmean))
         texts.append(
             f"**{name}**: {len(found.sources)} sources on {len(found.targets)} targets, seeds "

@@ -1,6 +1,7 @@
 r"""Methods held against our own grid of real transfers, and what the papers claim beside it.
 
     python -m benchmarks.study               # methods that tune nothing on the target
+    python -m benchmarks.study --block lora-200-full    # more sources and targets
 
 The grid is ``benchmarks/results/grid.parquet``, made by ``taskscout grid run`` from the study
 files in ``benchmarks/grids``. The first and the fifth paper tune the encoder on every source and
@@ -23,7 +24,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks._data import catalogue
-from benchmarks._report import RESULTS, markdown, publish
+from benchmarks._grids import BLOCK, WHERE, block
+from benchmarks._report import markdown, publish
 from taskscout import Pool, Task, Workbench
 from taskscout.engines import processes_available, run
 from taskscout.methods import DEFAULT
@@ -35,10 +37,7 @@ from taskscout.models.tuning import Recipe, Tuning
 from taskscout.ranking import COMPOSED
 from taskscout.studies.comparison import PRIOR, RANDOM, Comparison, compare
 from taskscout.studies.predictions import Materials, Predicted, predict
-from taskscout.studies.published import read_runs
 
-GRID = RESULTS / "grid.parquet"
-WHERE = {"encoder": "default", "tuning": "lora", "size": "200"}
 METRICS = (
     "regret@1", "regret@3", "regret@5", "spearman", "ndcg-rank", "ndcg-percent", "pick-gain",
     "hit@5",
@@ -241,20 +240,15 @@ def tune_all(gains: Gains, materials: Materials) -> None:
         print(f"{done}/{len(jobs)} {job.task.name}, {job.recipe.tuning}", flush=True)
 
 
-def whole_seeds(gains: Gains) -> Gains:
-    """Leave out seeds that the grid has not finished: they would weigh on some pairs only."""
-    cells = (~np.isnan(gains.scores)).sum((0, 1))
-    return gains.with_seeds(np.flatnonzero(cells == cells.max()).tolist())
-
-
 def main() -> None:
     """Run and publish."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--pool", default="builtin")
+    parser.add_argument("--block", default=BLOCK, help="a study file of benchmarks/grids")
     parser.add_argument("--sources", action="store_true", help="name them, one to a line")
     options = parser.parse_args()
-    gains = whole_seeds(read_runs(GRID, where=WHERE, unit="fraction"))
+    gains = block(options.block)
     if options.sources:
         print(*gains.sources, sep="\n")
         return
@@ -296,17 +290,22 @@ def main() -> None:
     )
     shown = ["regret@1", "regret@3", "regret@5", "spearman", "pick-gain"]
     text = head + table(c, list(c.methods), shown, by)
+    stored = {
+        "settings": WHERE,
+        "block": options.block,
+        "cells": cells,
+        "rows": [vars(r) for r in c.rows],
+        "pruning": {m: p.to_dict() for m, p in c.pruning.items()},
+    }
+    if options.block != BLOCK:
+        title = f"{len(gains.sources)} sources on {len(gains.targets)} targets"
+        publish(f"study-{options.block}", f"Methods against real transfer: {title}", text, stored)
+        return
     text += "\n\n### What the papers claim, and what is measured here\n\n"
     claims = [schulte(c, by, seconds), pugantsov(c)]
     if options.tune:
         claims += [lin(c), xu(c)]
     text += "\n\n".join([*claims, one_seed(c)])
-    stored = {
-        "settings": WHERE,
-        "cells": cells,
-        "rows": [vars(r) for r in c.rows],
-        "pruning": {m: p.to_dict() for m, p in c.pruning.items()},
-    }
     publish("study", "Methods against real transfer", text, stored)
 
 

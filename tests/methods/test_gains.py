@@ -126,6 +126,10 @@ def test_scores_of_all_runs_are_kept():
     other = gains.with_targets(["t2", "elsewhere"])
     assert other.targets == ("t2",)
     assert other.gain("a", "t2") == pytest.approx(10)
+    fewer = other.with_sources(["b", "a", "elsewhere"])
+    assert fewer.sources == ("a", "b")
+    assert fewer.gain("a", "t2") == pytest.approx(10)
+    np.testing.assert_array_equal(fewer.scores, other.scores[:2])
 
 
 def test_target_only_runs_serve_every_strategy(tmp_path):

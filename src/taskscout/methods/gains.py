@@ -144,6 +144,17 @@ class Gains:
             seconds=self.seconds[:, at],
         )
 
+    def with_sources(self, names: Iterable[str]) -> Gains:
+        """Keep some sources, by name, in the order of this grid."""
+        wanted = set(names)
+        at = [i for i, name in enumerate(self.sources) if name in wanted]
+        return replace(
+            self,
+            sources=tuple(self.sources[i] for i in at),
+            scores=self.scores[at],
+            seconds=self.seconds[at],
+        )
+
     # -- where they come from -----------------------------------------------------------
 
     @classmethod

@@ -1,0 +1,40 @@
+"""Our grid of real transfers, in the blocks that study files name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks._report import RESULTS
+from taskscout.methods.gains import Gains
+from taskscout.studies.published import read_runs
+from taskscout.studies.study_file import read_study
+
+STUDIES = Path(__file__).parent / "grids"
+GRID = RESULTS / "grid.parquet"
+#: The setting of most runs.
+WHERE = {"encoder": "default", "tuning": "lora", "size": "200"}
+#: The study file of the block that has most seeds.
+BLOCK = "lora-200"
+
+
+def block(study: str = BLOCK, *, grid: Path = GRID, **changed: str) -> Gains:
+    """Runs with the sources and targets of a study file, in one setting.
+
+    Seeds that are not finished are left out: they would weigh on some pairs only.
+
+    Parameters
+    ----------
+    study
+        Name of a file in ``benchmarks/grids``.
+    grid
+        Table of results.
+    changed
+        What differs from :data:`WHERE`.
+    """
+    asked = read_study(STUDIES / f"{study}.yaml")
+    gains = read_runs(grid, where={**WHERE, **changed}, unit="fraction")
+    gains = gains.with_targets(asked.targets).with_sources(asked.sources)
+    cells = (~np.isnan(gains.scores)).sum((0, 1))
+    return gains.with_seeds(np.flatnonzero(cells == cells.max()).tolist())
