@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from taskscout.engines import Here, LocalProcesses
 from taskscout.errors import StudyError
 from taskscout.models.cache import NoCache
 from taskscout.models.tuning import Recipe
@@ -98,7 +99,7 @@ def test_study_trains_each_mixture_once_and_goes_on_where_it_stopped(
     log.write_text("".join(lines[:9]) + lines[9][:20])
     trained.clear()
     again = multitask.run_study(TASKS, TARGETS, bench, planned, **settings)
-    assert [(r.key, r.score) for r in again.rows] == [(r.key, r.score) for r in study.rows]
+    assert outcome(again) == outcome(study)
     assert len(trained) <= 2
     trained.clear()
     multitask.run_study(TASKS, TARGETS, bench, planned, **settings)
@@ -107,6 +108,53 @@ def test_study_trains_each_mixture_once_and_goes_on_where_it_stopped(
         multitask.run_study(
             TASKS, TARGETS, bench, planned, **{**settings, "recipe": replace(SHORT, rank=2)}
         )
+
+
+@pytest.mark.parametrize("engine", [Here(), LocalProcesses(2)], ids=["here", "processes"])
+def test_mixtures_on_an_engine_come_to_the_same(bench, tmp_path: Path, engine):
+    targets = tuple(TARGETS)
+    planned = [
+        Mixture("none", "none", (), targets),
+        Mixture("all", "all", ("reviews", "stars", "topics"), targets),
+        Mixture("related", "m, top 1", ("matching",), ("aim",)),
+        Mixture("group", "pairs", ("matching",), targets),
+    ]
+    settings = {"recipe": SHORT, "target_recipe": SHORT, "seeds": (0, 1)}
+    alone = multitask.run_study(TASKS, TARGETS, bench, planned, **settings)
+    settings |= {"folder": tmp_path, "engine": engine}
+    study = multitask.run_study(TASKS, TARGETS, bench, planned, **settings)
+    assert [r[:-1] for r in outcome(study)] == [r[:-1] for r in outcome(alone)]
+    scores = [[r.score for r in s.rows] for s in (study, alone)]
+    np.testing.assert_allclose(*scores, atol=1e-6)
+    # The related ones are among those of the group.
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 12
+    settings["engine"] = RefusesJobs()
+    assert multitask.run_study(TASKS, TARGETS, bench, planned, **settings).rows == study.rows
+
+
+class RefusesJobs(Here):
+    """Has nothing to do where everything is done."""
+
+    def run(self, function, jobs, files=None):
+        assert not list(jobs)
+        return iter(())
+
+
+def outcome(study: MultitaskStudy) -> list[tuple]:
+    return [(r.type, r.name, r.sources, r.target, r.seed, r.score) for r in study.rows]
+
+
+def test_a_mixture_whose_sources_changed_is_run_again(bench, tmp_path: Path):
+    settings = {"recipe": SHORT, "target_recipe": SHORT, "seeds": (0,), "folder": tmp_path}
+    found = [
+        multitask.run_study(
+            TASKS, TARGETS, bench, [Mixture("related", "m, top 1", (name,), ("aim",))], **settings
+        )
+        for name in ("topics", "stars", "topics")
+    ]
+    assert [s.rows[0].sources for s in found] == [("topics",), ("stars",), ("topics",)]
+    assert found[0].rows == found[2].rows
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_target_is_unseen(bench):
@@ -183,6 +231,24 @@ def test_zero_shot_study(bench, tmp_path: Path):
     np.testing.assert_array_equal(again.scores, study.scores)
     assert "random order" in study.markdown(steps=4)
     assert study.to_dict(steps=4)["scores"][0][0] is None
+
+
+def test_domains_on_processes_come_to_the_same(bench, tmp_path: Path):
+    settings = {"recipe": SHORT, "controls": 0}
+    alone = zero_shot.run_study(DOMAINS, bench, [], **settings)
+    settings |= {"folder": tmp_path, "engine": LocalProcesses(2)}
+    study = zero_shot.run_study(DOMAINS, bench, [], **settings)
+    np.testing.assert_allclose(study.scores, alone.scores, atol=1e-6)
+    # One pair was lost: it alone is run again.
+    log = tmp_path / "rows.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:-1]))
+    said: list[str] = []
+    again = zero_shot.run_study(
+        DOMAINS, bench, [], **{**settings, "engine": Here(), "report": said.append}
+    )
+    assert len(said) == 1
+    np.testing.assert_allclose(again.scores, study.scores, atol=1e-6)
 
 
 def test_pairs_that_share_texts_are_left_out(bench):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taskscout.cli import options
 from taskscout.cli.console import stderr, stdout, write_text
 
 if TYPE_CHECKING:
@@ -28,14 +29,10 @@ def run(
         Path | None,
         typer.Option(help="The grid's SQLite file; STUDY.sqlite beside the study by default."),
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="here (this process), local (processes side by side) or ray.")
-    ] = "local",
-    processes: Annotated[
-        int, typer.Option(min=0, help="Of engine local; 0: one for each processor.")
-    ] = 0,
+    engine: options.Engine = "local",
+    processes: options.Processes = 0,
     threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
+    address: options.Address = None,
     gpus: Annotated[float, typer.Option(min=0, help="That one cell takes, on Ray.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how much there is to do, and stop.")

@@ -1,4 +1,4 @@
-"""Options that several verbs have: how data are read, and which encoder."""
+"""Options that several verbs have: how data are read, which encoder, where work runs."""
 
 from __future__ import annotations
 
@@ -48,3 +48,9 @@ NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Neither read nor keep embeddings.", rich_help_panel=MODEL),
 ]
+
+Engine = Annotated[
+    str, typer.Option(help="here (this process), local (processes side by side) or ray.")
+]
+Processes = Annotated[int, typer.Option(min=0, help="Of engine local; 0: one for each processor.")]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster.")]

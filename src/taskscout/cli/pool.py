@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from taskscout.cli import options
 from taskscout.cli.console import make_workbench, open_pool, progress, stderr, stdout
 
 pool = typer.Typer(
@@ -209,7 +210,7 @@ def describe(
     engine: Annotated[
         str, typer.Option(help="local (processes of this machine) or ray (a cluster).")
     ] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster.")] = None,
+    address: options.Address = None,
 ) -> None:
     """Make the descriptions that more methods read, from the sources' data."""
     from taskscout.cli.rank import split_methods

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taskscout.cli import options
 from taskscout.cli.console import make_workbench, open_pool, stderr, stdout, write_text
 from taskscout.methods import DEFAULT
 
@@ -58,6 +59,9 @@ def multitask(
     tuning: Annotated[str, typer.Option(help="full, lora, bitfit, …, of both steps.")] = "lora",
     epochs: Annotated[int, typer.Option(min=0, help="Of both steps; 0: the tuning's own.")] = 0,
     pool: Annotated[str, typer.Option(help="A pool folder, for the methods.")] = "builtin",
+    engine: options.Engine = "local",
+    processes: options.Processes = 0,
+    address: options.Address = None,
     catalogue: _Catalogue = None,
     encoder: _Encoder = None,
     pooling: _Pooling = "mean",
@@ -66,9 +70,10 @@ def multitask(
 ) -> None:
     """Which sources to train on together: all, a kind, related ones, random ones; and the cost.
 
-    The study of Padmakumar et al. 2022. Every row is kept as it comes: stop it at any moment,
-    and start it again.
+    The study of Padmakumar et al. 2022. What is done is kept: stop it at any moment, and start it
+    again.
     """
+    from taskscout.engines import engine as make_engine
     from taskscout.models.tuning import Recipe
     from taskscout.studies.multitask import check_sizes, mixtures, orders_by, run_study, unseen
 
@@ -100,6 +105,7 @@ def multitask(
         recipe=Recipe(examples=examples, **shared),  # type: ignore[arg-type]  # checked by Recipe
         target_recipe=Recipe(examples=target_examples, **shared),  # type: ignore[arg-type]  # checked by Recipe
         seeds=range(seeds), temperature=temperature, folder=out,
+        engine=make_engine(engine, processes=processes, address=address),  # type: ignore[arg-type]  # checked there
         report=lambda line: console.print(line, markup=False),
     )  # fmt: skip
     study.left_out = left_out
@@ -123,6 +129,9 @@ def zero_shot(
     tuning: Annotated[str, typer.Option(help="full, lora, bitfit, …")] = "lora",
     epochs: Annotated[int, typer.Option(min=0, help="0: the tuning's own.")] = 0,
     steps: Annotated[int, typer.Option(min=2, help="Thresholds.")] = 20,
+    engine: options.Engine = "local",
+    processes: options.Processes = 0,
+    address: options.Address = None,
     catalogue: _Catalogue = None,
     encoder: _Encoder = None,
     pooling: _Pooling = "mean",
@@ -132,8 +141,9 @@ def zero_shot(
     """Do divergences say which domains need not be trained on? Time saved at equal best result.
 
     The study of Pugantsov & McCreadie 2023: every domain's model answers for every other domain
-    without training there. Every row is kept as it comes.
+    without training there. What is done is kept.
     """
+    from taskscout.engines import engine as make_engine
     from taskscout.methods.divergence import METHODS
     from taskscout.models.tuning import Recipe
     from taskscout.studies.zero_shot import domains_of, run_study
@@ -155,7 +165,9 @@ def zero_shot(
     study = run_study(
         tasks, bench, methods,
         recipe=Recipe(examples=examples, tuning=tuning, epochs=epochs, tokens=10**9),  # type: ignore[arg-type]  # checked by Recipe
-        overlap=overlap, folder=out, report=lambda line: console.print(line, markup=False),
+        overlap=overlap, folder=out,
+        engine=make_engine(engine, processes=processes, address=address),  # type: ignore[arg-type]  # checked there
+        report=lambda line: console.print(line, markup=False),
     )  # fmt: skip
     _keep(out, study.to_dict(steps=steps), study.markdown(steps=steps), as_json)
 

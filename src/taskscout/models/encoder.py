@@ -11,9 +11,9 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -195,6 +195,12 @@ class Encoder:
     def settings(self) -> dict[str, Any]:
         """What, beside the weights, decides the embedding of a text."""
         return {"pooling": self.pooling, "layers": self.layers, "max_length": self.max_length}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What makes the same encoder in another process, by :func:`encoder_of`."""
+        model = {} if self.is_default else {"model": self.model_id}
+        return {**model, **self.settings, "precision": self.precision}
 
     @property
     def fingerprint(self) -> str:
@@ -525,3 +531,13 @@ def _may_have_gpu() -> bool:
     return sys.platform == "darwin" or any(
         Path(p).exists() for p in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
     )
+
+
+def encoder_of(arguments: Mapping[str, Any]) -> Encoder:
+    """Make an encoder of :attr:`Encoder.arguments`; the jobs of one worker share it."""
+    return _encoder_of(json.dumps(arguments, sort_keys=True))
+
+
+@lru_cache(maxsize=1)
+def _encoder_of(arguments: str) -> Encoder:
+    return Encoder(**json.loads(arguments))

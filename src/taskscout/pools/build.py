@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from dataclasses import replace as replace_fields
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from taskscout.methods.joint import reads, split
 from taskscout.methods.method import Description, get_method
 from taskscout.methods.topics import ATTACHED, TopicModel
 from taskscout.methods.transferability import TUNED, describe_tuned
-from taskscout.models.encoder import Encoder
+from taskscout.models.encoder import Encoder, encoder_of
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool, Source
 from taskscout.tasks import Kind, Task
@@ -214,7 +213,7 @@ def describe_pool(
     chosen = [pool.source(n) for n in (pool.names if names is None else names)]
     todo = [s for s in chosen if not keys <= set(s.headers)]
     report(f"{len(chosen)} sources, {len(chosen) - len(todo)} described before, {len(todo)} to do")
-    settings = {**_settings_of(bench.encoder), "precision": bench.encoder.precision}
+    settings = bench.encoder.arguments
     folder = getattr(bench.cache, "folder", None)
 
     def job_of(source: Source) -> DescribeJob:
@@ -264,21 +263,10 @@ def describe_one(job: DescribeJob, _: Files) -> dict[str, Description]:
 
     cache = NoCache() if job.cache is None else EmbeddingCache(job.cache)
     recipe = Recipe(**job.tuning["recipe"])
-    bench = Workbench(_encoder(json.dumps(job.encoder)), cache=cache, recipe=recipe)
+    bench = Workbench(encoder_of(job.encoder), cache=cache, recipe=recipe)
     if job.tuned is not None:
         bench.adopt(job.task, tuned_model(job.tuned, job.tuning, bench.encoder))
     return describe(job.task, bench, job.methods, known=job.known)
-
-
-def _settings_of(encoder: Encoder) -> dict[str, Any]:
-    """What a worker makes the same encoder of."""
-    model = {} if encoder.is_default else {"model": encoder.model_id}
-    return {**model, **encoder.settings}
-
-
-@lru_cache(maxsize=1)
-def _encoder(settings: str) -> Encoder:
-    return Encoder(**json.loads(settings))
 
 
 def tuned_model(tuned: Description, tuning: Mapping[str, Any], encoder: Encoder) -> TunedModel:
@@ -324,7 +312,7 @@ def build_one(job: BuildJob) -> str | None:
     withheld = catalogue.withheld(job.name)
     reason = f"licence: {withheld}" if withheld else None
     if reason is None:
-        bench = Workbench(Encoder(**job.encoder), recipe=Recipe(**job.recipe))
+        bench = Workbench(encoder_of(job.encoder), recipe=Recipe(**job.recipe))
         reason = add_source(
             Pool.open(job.pool),
             catalogue.task(job.name),
@@ -385,7 +373,7 @@ def build_pool(
 
     jobs = [
         BuildJob(
-            str(catalogue), n, str(pool.folder), settings, _settings_of(encoder), tuple(methods),
+            str(catalogue), n, str(pool.folder), settings, encoder.arguments, tuple(methods),
         )
         for n in names
         if n not in pool and not left_out(n).exists()

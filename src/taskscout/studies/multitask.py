@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taskscout.engines import Engine, Files, LazyJobs
 from taskscout.errors import StudyError
+from taskscout.models.encoder import encoder_of
 from taskscout.tasks import Task
-from taskscout.transfer.multitask import Together, tune_together
+from taskscout.transfer.multitask import tune_together
 from taskscout.transfer.strategies import NONE, Start, check_target, scored, tune_task
 
 if TYPE_CHECKING:
+    from taskscout.models.encoder import Encoder
     from taskscout.models.tuning import Recipe
     from taskscout.models.workbench import Workbench
     from taskscout.pools.pool import Pool
@@ -73,11 +76,6 @@ class Row:
     examples: int
     seconds: float
     target_seconds: float
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells rows apart."""
-        return self.type, self.name, self.target, self.seed
 
 
 def group_of(task: Task) -> str:
@@ -308,6 +306,7 @@ def run_study(
     seeds: Sequence[int],
     temperature: float = 1.0,
     folder: Path | None = None,
+    engine: Engine | None = None,
     report: Callable[[str], object] = str,
 ) -> MultitaskStudy:
     """Run what is missing of a study.
@@ -327,7 +326,11 @@ def run_study(
     temperature
         Of the mixing; the paper's is 1.
     folder
-        Rows are appended to its ``rows.jsonl`` as they come, and those there are not run again.
+        Rows are appended to its ``rows.jsonl`` as they come, and what is there is not run again:
+        the same sources, target and seed, whatever mixture they were trained for.
+    engine
+        Where mixtures are trained, each with its targets, whose rows come together at the end.
+        None for this process: one row after the other.
     report
         Called with one line per row.
 
@@ -354,64 +357,79 @@ def run_study(
         "temperature": temperature,
     }
     log = RowLog(folder, identity, lambda d: Row(**{**d, "sources": tuple(d["sources"])}))
-    done = {r.key: r for r in log.rows}
-    by_sources: dict[tuple[str, ...], list[Mixture]] = {}
-    for mixture in planned:
-        by_sources.setdefault(mixture.sources, []).append(mixture)
-    out = MultitaskStudy()
-    for sources, same in by_sources.items():
-        together: Together | None = None
-        made: dict[tuple[str, int], Row] = {}
-        for mixture in same:
-            for target in mixture.targets:
-                for seed in seeds:
-                    key = (mixture.type, mixture.name, target, seed)
-                    row = done.get(key)
-                    if row is None and (target, seed) in made:
-                        row = replace(made[target, seed], type=mixture.type, name=mixture.name)
-                        log.append(row)
-                    if row is None:
-                        if sources and together is None:
-                            report(f"training together: {', '.join(sources)}")
-                            together = tune_together(
-                                [tasks[n] for n in sources], bench.encoder, recipe,
-                                temperature=temperature,
-                            )  # fmt: skip
-                        row = _row(mixture, together, targets[target], bench, target_recipe, seed)
-                        log.append(row)
-                        report(
-                            f"{_label(row.type, row.name)} > {target}, seed {seed}: "
-                            f"{100 * row.score:.1f}"
-                        )
-                    made[target, seed] = row
-                    out.rows.append(row)
-    return out
+    known = {(r.sources, r.target, r.seed): r for r in log.rows}
+    asked = [(m, target, seed) for m in planned for target in m.targets for seed in seeds]
+    missing: dict[tuple[str, ...], dict[tuple[str, int], Mixture]] = {}
+    for mixture, target, seed in asked:
+        if (mixture.sources, target, seed) not in known:
+            missing.setdefault(mixture.sources, {}).setdefault((target, seed), mixture)
+
+    def job_of(sources: tuple[str, ...]) -> MixtureJob:
+        return MixtureJob(
+            tuple(tasks[n] for n in sources),
+            tuple((targets[target], seed) for target, seed in missing[sources]),
+            bench.encoder.arguments, recipe, target_recipe, temperature,
+        )  # fmt: skip
+
+    def keep(row: Row) -> None:
+        mixture = missing[row.sources][row.target, row.seed]
+        row = replace(row, type=mixture.type, name=mixture.name)
+        known[row.sources, row.target, row.seed] = row
+        log.append(row)
+        name = _label(row.type, row.name)
+        report(f"{name} > {row.target}, seed {row.seed}: {100 * row.score:.1f}")
+
+    jobs = LazyJobs(list(missing), job_of)
+    if engine is None:
+        for job in jobs:
+            for row in rows_of(job, bench.encoder, report):
+                keep(row)
+    else:
+        for _, made in engine.run(run_mixture, jobs):
+            for row in made:
+                keep(row)
+    return MultitaskStudy(
+        [replace(known[m.sources, t, s], type=m.type, name=m.name) for m, t, s in asked]
+    )
 
 
-def _row(
-    mixture: Mixture,
-    together: Together | None,
-    target: Task,
-    bench: Workbench,
-    recipe: Recipe,
-    seed: int,
-) -> Row:
-    """Tune one target from one mixture."""
-    recipe = replace(recipe, seed=seed)
-    start = Start()
-    if together is not None:
-        body = together.body
+@dataclass(frozen=True)
+class MixtureJob:
+    """Sources to be trained together once, and what is to be tuned from them."""
+
+    sources: tuple[Task, ...]
+    runs: tuple[tuple[Task, int], ...]
+    encoder: dict[str, Any]
+    recipe: Recipe
+    target_recipe: Recipe
+    temperature: float
+
+    def __str__(self) -> str:
+        return "+".join(t.name for t in self.sources) or NONE
+
+
+def run_mixture(job: MixtureJob, _: Files) -> list[Row]:
+    """Train a mixture and tune its targets."""
+    return list(rows_of(job, encoder_of(job.encoder), str))
+
+
+def rows_of(job: MixtureJob, encoder: Encoder, report: Callable[[str], object]) -> Iterator[Row]:
+    """Train a mixture, then tune target by target; rows have neither type nor name yet."""
+    start, examples, seconds = Start(), 0, 0.0
+    if job.sources:
+        report(f"training together: {', '.join(t.name for t in job.sources)}")
+        together = tune_together(job.sources, encoder, job.recipe, temperature=job.temperature)
+        examples, seconds = together.trained_on, together.seconds
         start = Start(
-            mixture.name, together.recipe, together.parameters, lambda: copy.deepcopy(body)
+            str(job), together.recipe, together.parameters, lambda: copy.deepcopy(together.body)
         )
-    given, values = start.for_tuning(recipe)
-    tuned = tune_task(target, bench.encoder, recipe, body=given, start=values)
-    scores = scored(tuned, target, "test", bench.encoder)[1]
-    return Row(
-        mixture.type, mixture.name, mixture.sources, target.name, seed, float(scores["score"]),
-        together.trained_on if together else 0, together.seconds if together else 0.0,
-        tuned.seconds,
-    )  # fmt: skip
+    for target, seed in job.runs:
+        recipe = replace(job.target_recipe, seed=seed)
+        given, values = start.for_tuning(recipe)
+        tuned = tune_task(target, encoder, recipe, body=given, start=values)
+        score = float(scored(tuned, target, "test", encoder)[1]["score"])
+        sources = tuple(t.name for t in job.sources)
+        yield Row("", "", sources, target.name, seed, score, examples, seconds, tuned.seconds)
 
 
 class RowLog:

@@ -10,7 +10,7 @@ the best result stays what it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taskscout.engines import Engine, Files, LazyJobs
 from taskscout.errors import StudyError
 from taskscout.methods.method import get_method
 from taskscout.studies.metrics import PruningCurve, pruning_curve
@@ -238,6 +239,7 @@ def run_study(
     overlap: Callable[[str, str], float] | None = None,
     controls: int = 20,
     folder: Path | None = None,
+    engine: Engine | None = None,
     report: Callable[[str], object] = str,
 ) -> ZeroShotStudy:
     """Run what is missing of a study.
@@ -258,6 +260,9 @@ def run_study(
         Number of random orders.
     folder
         Pairs are appended to its ``rows.jsonl`` as they come, and those there are not run again.
+    engine
+        Where domains are tuned, each with its pairs, which come together at the end. None for
+        this process: one pair after the other.
     report
         Called with one line per pair and per method.
 
@@ -274,26 +279,46 @@ def run_study(
         "recipe": recipe.to_dict(),
     }
     log = RowLog(folder, identity, lambda d: Pair(**d))
-    done = {(p.source, p.target): p for p in log.rows}
-    n = len(names)
+    done = {(p.source, p.target) for p in log.rows}
+    asked = {
+        source: [
+            target
+            for target in names
+            if target != source
+            and not (overlap is not None and overlap(source, target) > MOST_OVERLAP)
+        ]
+        for source in names
+    }
+    missing = {
+        source: [t for t in targets if (source, t) not in done] for source, targets in asked.items()
+    }
+    cache = getattr(bench.cache, "folder", None)
+
+    def job_of(source: str) -> DomainJob:
+        targets = tuple(tasks[t] for t in missing[source])
+        return DomainJob(tasks[source], targets, bench.encoder.arguments, recipe, cache)
+
+    def keep(pair: Pair) -> None:
+        log.append(pair)
+        report(f"{pair.source} > {pair.target}: {100 * pair.score:.1f}")
+
+    jobs = LazyJobs([source for source, targets in missing.items() if targets], job_of)
+    if engine is None:
+        for job in jobs:
+            for pair in pairs_of(job, bench):
+                keep(pair)
+    else:
+        for _, made in engine.run(run_domain, jobs):
+            for pair in made:
+                keep(pair)
+    n, at = len(names), {name: i for i, name in enumerate(names)}
     scores, seconds, source_seconds = np.full((n, n), np.nan), np.full((n, n), np.nan), np.zeros(n)
-    for s, source in enumerate(names):
-        for t, target in enumerate(names):
-            if s == t or (overlap is not None and overlap(source, target) > MOST_OVERLAP):
-                continue
-            pair = done.get((source, target))
-            if pair is None:
-                run = transfer(
-                    tasks[target], [Origin.of(tasks[source])], bench, strategy="zero_shot",
-                    source_recipe=recipe,
-                )  # fmt: skip
-                pair = Pair(source, target, run.score, run.source_seconds, run.seconds)
-                log.append(pair)
-                report(f"{source} > {target}: {100 * pair.score:.1f}")
+    for pair in log.rows:
+        if pair.target in asked[pair.source]:
+            s, t = at[pair.source], at[pair.target]
             scores[t, s] = pair.score
             source_seconds[s] = pair.source_seconds
             seconds[t, s] = pair.source_seconds + max(pair.scoring_seconds, 0.0)
-        bench.forget(tasks[source])
     study = ZeroShotStudy(names, scores, seconds, source_seconds)
     for name in methods:
         study.predicted[name], study.costs[name] = divergences(tasks, names, bench, name)
@@ -303,6 +328,40 @@ def run_study(
         np.fill_diagonal(order, np.nan)
         study.random.append(order)
     return study
+
+
+@dataclass(frozen=True)
+class DomainJob:
+    """A domain to be tuned, and those that its model is to answer for."""
+
+    source: Task
+    targets: tuple[Task, ...]
+    encoder: dict[str, Any]
+    recipe: Recipe
+    cache: Path | None
+
+    def __str__(self) -> str:
+        return self.source.name
+
+
+def run_domain(job: DomainJob, _: Files) -> list[Pair]:
+    """Tune a domain and let its model answer."""
+    from taskscout.models.cache import EmbeddingCache, NoCache
+    from taskscout.models.encoder import encoder_of
+    from taskscout.models.workbench import Workbench
+
+    cache = NoCache() if job.cache is None else EmbeddingCache(job.cache)
+    return list(pairs_of(job, Workbench(encoder_of(job.encoder), cache=cache)))
+
+
+def pairs_of(job: DomainJob, bench: Workbench) -> Iterator[Pair]:
+    """Tune a domain, then answer for target by target."""
+    for target in job.targets:
+        run = transfer(
+            target, [Origin.of(job.source)], bench, strategy="zero_shot", source_recipe=job.recipe
+        )
+        yield Pair(job.source.name, target.name, run.score, run.source_seconds, run.seconds)
+    bench.forget(job.source)
 
 
 def divergences(
