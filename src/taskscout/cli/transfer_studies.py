@@ -154,7 +154,7 @@ def zero_shot(
     methods = _words(",".join(method)) if method else [*METHODS, "vocabulary"]
     bench = make_workbench(encoder, pooling, max_length=max_length)
     console = stderr()
-    console.print(f"{len(tasks)} domains, {len(methods)} divergences")
+    console.print(f"{len(tasks)} domains, {len(methods)} divergence{'s' * (len(methods) > 1)}")
 
     def overlap(one: str, other: str) -> float:
         return max(
