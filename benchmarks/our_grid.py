@@ -1,0 +1,59 @@
+"""What our grid of real transfers holds, how it was made and what it cost.
+
+    python -m benchmarks.our_grid
+
+Made by ``taskscout grid run`` from the study files in ``benchmarks/grids``, which says what is
+missing; the table is read from the results themselves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from benchmarks._grids import GRID, STUDIES
+from benchmarks._report import RESULTS, markdown, publish
+from taskscout.studies.grid import NONE
+
+#: A grid on another encoder, beside ours.
+TABLES = (GRID, RESULTS / "second_encoder.parquet")
+
+
+def main() -> None:
+    """Count and publish."""
+    cells = pd.concat([pd.read_parquet(path) for path in TABLES])
+    rows = []
+    for (encoder, tuning, size, seed), found in cells.groupby(
+        ["encoder", "tuning", "size", "seed"]
+    ):
+        pairs = found[found["source"] != NONE]
+        rows.append(
+            (encoder, tuning, f"{size:,}", str(seed), str(pairs["source"].nunique()),
+             str(pairs["target"].nunique()), f"{len(found):,}",
+             str(int((found["error"] != "").sum())), f"{found['seconds'].sum() / 3600:.1f}")
+        )  # fmt: skip
+    tuned = cells.drop_duplicates(["source", "encoder", "tuning"])["source_seconds"].sum() / 3600
+    total = cells["seconds"].sum() / 3600
+    text = (
+        f"{len(cells):,} cells: {total:.1f} hours of one thread each, two at a time, beside "
+        f"{tuned:.1f} hours in which their sources were tuned. A cell takes "
+        f"{np.median(cells['seconds']):.0f} s. Made by\n\n"
+        "```\n"
+        "taskscout grid merge benchmarks/results/grid.parquet --out grid.sqlite   # what is done\n"
+        "taskscout grid run benchmarks/grids/STUDY.yaml --out grid.sqlite\n"
+        "taskscout grid export grid.sqlite benchmarks/results/grid.parquet\n"
+        "```\n\n"
+        f"with {', '.join(f'`{p.name}`' for p in sorted(STUDIES.glob('*.yaml')))}; what they ask "
+        "for and the table lacks is not run yet. A source that shares texts with a target is not "
+        "run on it, and every target is tuned without a source too.\n\n"
+        + markdown(
+            ("encoder", "tuning", "examples", "seed", "sources", "targets", "cells", "failed",
+             "hours"),
+            rows,
+        )
+    )  # fmt: skip
+    publish("our_grid", "Our grid of real transfers", text, {"rows": rows}, "peft")
+
+
+if __name__ == "__main__":
+    main()
