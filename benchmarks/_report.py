@@ -53,14 +53,24 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([head, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
-def publish(name: str, title: str, text: str, data: Mapping[str, Any], *packages: str) -> None:
-    """Store results as JSON, and put the text under its heading in ``docs/benchmarks.md``."""
+def publish(
+    name: str,
+    title: str,
+    text: str,
+    data: Mapping[str, Any],
+    *packages: str,
+    command: str | None = None,
+) -> None:
+    """Store results as JSON, and put the text under its heading in ``docs/benchmarks.md``.
+
+    ``command`` is what made them, where that is not the benchmark's name alone.
+    """
     where = surroundings(*packages)
     RESULTS.mkdir(exist_ok=True)
     stored = {"benchmark": name, **where, **data}
     (RESULTS / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n")
-    command = f"`python -m benchmarks.{name}`"
-    block = f"## {title}\n\n{text.strip()}\n\n{command} · {line(where)}\n"
+    command = f"python -m benchmarks.{command or name}"
+    block = f"## {title}\n\n{text.strip()}\n\n`{command}` · {line(where)}\n"
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
     page = PAGE.read_text()
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
