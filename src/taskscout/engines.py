@@ -15,13 +15,12 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from taskscout.errors import EngineError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-EngineName = Literal["here", "local", "ray"]
 
 #: What reads a job's file by name: the bytes are there whether or not the disk is shared.
 Files = Mapping[str, bytes]
@@ -325,7 +324,7 @@ class RayCluster:
 
 
 def engine(
-    name: EngineName,
+    name: str,
     *,
     processes: int = 0,
     threads: int = 1,

@@ -53,7 +53,7 @@ def run(
     folder = path.with_suffix(".sources")
     plan = Plan(read_study(study))
     chosen = make_engine(
-        engine,  # type: ignore[arg-type]  # checked there
+        engine,
         processes=processes,
         threads=threads,
         address=address,

@@ -261,7 +261,7 @@ def describe(
         made,
         names=only,
         engine=make_engine(
-            "here" if engine == "local" and processes == 1 else engine,  # type: ignore[arg-type]  # checked there
+            "here" if engine == "local" and processes == 1 else engine,
             processes=processes,
             address=address,
         ),

@@ -105,7 +105,7 @@ def multitask(
         recipe=Recipe(examples=examples, **shared),  # type: ignore[arg-type]  # checked by Recipe
         target_recipe=Recipe(examples=target_examples, **shared),  # type: ignore[arg-type]  # checked by Recipe
         seeds=range(seeds), temperature=temperature, folder=out,
-        engine=make_engine(engine, processes=processes, address=address),  # type: ignore[arg-type]  # checked there
+        engine=make_engine(engine, processes=processes, address=address),
         report=lambda line: console.print(line, markup=False),
     )  # fmt: skip
     study.left_out = left_out
@@ -166,7 +166,7 @@ def zero_shot(
         tasks, bench, methods,
         recipe=Recipe(examples=examples, tuning=tuning, epochs=epochs, tokens=10**9),  # type: ignore[arg-type]  # checked by Recipe
         overlap=overlap, folder=out,
-        engine=make_engine(engine, processes=processes, address=address),  # type: ignore[arg-type]  # checked there
+        engine=make_engine(engine, processes=processes, address=address),
         report=lambda line: console.print(line, markup=False),
     )  # fmt: skip
     _keep(out, study.to_dict(steps=steps), study.markdown(steps=steps), as_json)

@@ -569,6 +569,8 @@ class EmbeddingCache:
 class NoCache:
     """A cache that keeps nothing, for ``--no-cache``."""
 
+    folder: None = None
+
     def get(self, space: str, keys: Sequence[bytes]) -> Rows:
         """Nothing is known."""
         del space
@@ -659,3 +661,8 @@ def _shrink(db: sqlite3.Connection, pages: int) -> None:
         if _pages(db) >= before:
             break
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def cache_at(folder: Path | None) -> EmbeddingCache | NoCache:
+    """Open the cache that a job names by its folder; None stands for one that keeps nothing."""
+    return NoCache() if folder is None else EmbeddingCache(folder)

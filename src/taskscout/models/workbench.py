@@ -322,7 +322,7 @@ class Workbench:
 
     @cached_property
     def _store(self) -> TunedStore | None:
-        folder = getattr(self.cache, "folder", None)
+        folder = self.cache.folder
         if folder is None:
             return None
         from taskscout.models.tuned_store import FOLDER, TunedStore

@@ -214,7 +214,6 @@ def describe_pool(
     todo = [s for s in chosen if not keys <= set(s.headers)]
     report(f"{len(chosen)} sources, {len(chosen) - len(todo)} described before, {len(todo)} to do")
     settings = bench.encoder.arguments
-    folder = getattr(bench.cache, "folder", None)
 
     def job_of(source: Source) -> DescribeJob:
         tuned = pool.description(source.name, TUNED) if TUNED in source.headers else None
@@ -226,7 +225,7 @@ def describe_pool(
             dict(source.tuning),
             tuned,
             settings,
-            folder,
+            bench.cache.folder,
         )
 
     jobs = LazyJobs(todo, job_of)
@@ -258,12 +257,11 @@ class DescribeJob:
 
 def describe_one(job: DescribeJob, _: Files) -> dict[str, Description]:
     """Make the descriptions that a source of a pool lacks."""
-    from taskscout.models.cache import EmbeddingCache, NoCache
+    from taskscout.models.cache import cache_at
     from taskscout.models.tuning import Recipe
 
-    cache = NoCache() if job.cache is None else EmbeddingCache(job.cache)
     recipe = Recipe(**job.tuning["recipe"])
-    bench = Workbench(encoder_of(job.encoder), cache=cache, recipe=recipe)
+    bench = Workbench(encoder_of(job.encoder), cache=cache_at(job.cache), recipe=recipe)
     if job.tuned is not None:
         bench.adopt(job.task, tuned_model(job.tuned, job.tuning, bench.encoder))
     return describe(job.task, bench, job.methods, known=job.known)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taskscout.engines import Engine, Files, LazyJobs
+from taskscout.engines import Engine, Files, Here, LazyJobs
 from taskscout.errors import StudyError
 from taskscout.models.encoder import encoder_of
 from taskscout.tasks import Task
@@ -330,7 +330,7 @@ def run_study(
         the same sources, target and seed, whatever mixture they were trained for.
     engine
         Where mixtures are trained, each with its targets, whose rows come together at the end.
-        None for this process: one row after the other.
+        In this process, which None stands for, they come one after the other.
     report
         Called with one line per row.
 
@@ -380,7 +380,7 @@ def run_study(
         report(f"{name} > {row.target}, seed {row.seed}: {100 * row.score:.1f}")
 
     jobs = LazyJobs(list(missing), job_of)
-    if engine is None:
+    if engine is None or isinstance(engine, Here):
         for job in jobs:
             for row in rows_of(job, bench.encoder, report):
                 keep(row)

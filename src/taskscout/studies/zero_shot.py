@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taskscout.engines import Engine, Files, LazyJobs
+from taskscout.engines import Engine, Files, Here, LazyJobs
 from taskscout.errors import StudyError
 from taskscout.methods.method import get_method
 from taskscout.studies.metrics import PruningCurve, pruning_curve
@@ -261,8 +261,8 @@ def run_study(
     folder
         Pairs are appended to its ``rows.jsonl`` as they come, and those there are not run again.
     engine
-        Where domains are tuned, each with its pairs, which come together at the end. None for
-        this process: one pair after the other.
+        Where domains are tuned, each with its pairs, which come together at the end. In this
+        process, which None stands for, they come one after the other.
     report
         Called with one line per pair and per method.
 
@@ -292,18 +292,19 @@ def run_study(
     missing = {
         source: [t for t in targets if (source, t) not in done] for source, targets in asked.items()
     }
-    cache = getattr(bench.cache, "folder", None)
 
     def job_of(source: str) -> DomainJob:
         targets = tuple(tasks[t] for t in missing[source])
-        return DomainJob(tasks[source], targets, bench.encoder.arguments, recipe, cache)
+        return DomainJob(
+            tasks[source], targets, bench.encoder.arguments, recipe, bench.cache.folder
+        )
 
     def keep(pair: Pair) -> None:
         log.append(pair)
         report(f"{pair.source} > {pair.target}: {100 * pair.score:.1f}")
 
     jobs = LazyJobs([source for source, targets in missing.items() if targets], job_of)
-    if engine is None:
+    if engine is None or isinstance(engine, Here):
         for job in jobs:
             for pair in pairs_of(job, bench):
                 keep(pair)
@@ -346,12 +347,12 @@ class DomainJob:
 
 def run_domain(job: DomainJob, _: Files) -> list[Pair]:
     """Tune a domain and let its model answer."""
-    from taskscout.models.cache import EmbeddingCache, NoCache
+    from taskscout.models.cache import cache_at
     from taskscout.models.encoder import encoder_of
     from taskscout.models.workbench import Workbench
 
-    cache = NoCache() if job.cache is None else EmbeddingCache(job.cache)
-    return list(pairs_of(job, Workbench(encoder_of(job.encoder), cache=cache)))
+    bench = Workbench(encoder_of(job.encoder), cache=cache_at(job.cache))
+    return list(pairs_of(job, bench))
 
 
 def pairs_of(job: DomainJob, bench: Workbench) -> Iterator[Pair]:
