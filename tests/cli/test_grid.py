@@ -90,3 +90,16 @@ def test_a_dry_run_tells_cells_hours_and_disk(tmp_path, toy_pool):
     assert not (tmp_path / "s.sqlite").exists()
     found = json.loads(typed("grid", "run", study, "--dry-run", "--json").stdout)
     assert found["cells"] == 4
+
+
+def test_progress_gives_a_rate_once_it_has_one(monkeypatch, capsys):
+    import sys
+
+    module = sys.modules["taskscout.cli.grid"]
+    clock = iter([1000.0, 1000.0, 1001.0, 1120.0, 1180.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with module._live(terminal=False) as report:
+        for done in (91, 92, 93, 95):
+            report(done, 100, CellResult("k", "s", "t", "e", "sequential", "lora", 200, 0, 0.5))
+    # From the first cell on, and not from two processes that finish theirs together.
+    assert capsys.readouterr().err.split("\n") == ["93/100 cells, 60 an hour, 7 min left", ""]

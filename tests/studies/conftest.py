@@ -58,7 +58,7 @@ sizes: [{sizes}]
 seeds: [0, 1]
 source_examples: 64
 source_recipe: {{epochs: 1, least_steps: 1}}
-recipe: {{epochs: 1, least_steps: 2}}
+recipe: {recipe}
 test_examples: 32
 """
 
@@ -67,9 +67,14 @@ test_examples: 32
 def plan_of(workplace: Path, tmp_path: Path) -> Callable[..., Plan]:
     """Makes the plan of a small study."""
 
-    def make(*, tunings: str = "lora", sizes: str = "32") -> Plan:
+    def make(
+        *,
+        tunings: str = "lora",
+        sizes: str = "32",
+        recipe: str = "{epochs: 1, least_steps: 2}",
+    ) -> Plan:
         path = tmp_path / "study.yaml"
-        path.write_text(STUDY.format(folder=workplace, tunings=tunings, sizes=sizes))
+        path.write_text(STUDY.format(folder=workplace, tunings=tunings, sizes=sizes, recipe=recipe))
         return Plan(read_study(path))
 
     return make

@@ -70,6 +70,12 @@ def test_keys_are_stable_and_follow_the_settings(plan_of):
     assert not small & {c.key for c in first}
 
 
+def test_a_recipe_is_named_by_what_it_changes(plan_of):
+    changed = plan_of(recipe="{learning_rate: 3e-5, epochs: 9, batch_size: 32}")
+    assert {c.recipe for c in changed.cells} == {"epochs=9, learning_rate=3e-05"}
+    assert {c.recipe for c in plan_of(recipe="{batch_size: 32}").cells} == {"default"}
+
+
 def test_a_target_has_the_same_rows_whatever_the_seed(plan_of):
     plan = plan_of()
     cells = [c for c in plan.cells if (c.source, c.target) == ("alpha", "gamma")]

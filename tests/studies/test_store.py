@@ -59,7 +59,8 @@ def test_the_table_has_one_column_per_metric(tmp_path):
 def test_gains_compare_runs_of_one_seed(tmp_path):
     ((setting, gains),) = gains_by_setting(RESULTS)
     assert setting == {
-        "encoder": "default", "strategy": "sequential", "tuning": "lora", "size": 200,
+        "encoder": "default", "strategy": "sequential", "tuning": "lora", "recipe": "default",
+        "size": 200,
     }  # fmt: skip
     assert gains.gain("s", "t") == pytest.approx((25 + 50) / 2)
 
@@ -121,3 +122,14 @@ def test_what_is_no_grid_is_refused_and_left_alone(tmp_path):
         GridStore(others)
     with sqlite3.connect(others) as db:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("x",)]
+
+
+def test_recipes_are_settings_that_are_not_averaged():
+    slower = [
+        replace(r, key=r.key + "2", recipe="learning_rate=3e-05", score=(r.score or 0) / 2)
+        for r in RESULTS[:4]
+    ]
+    first, second = gains_by_setting([*RESULTS, *slower])
+    assert (first[0]["recipe"], second[0]["recipe"]) == ("default", "learning_rate=3e-05")
+    assert second[1].gain("s", "t") == pytest.approx(first[1].gain("s", "t") / 2)
+    assert len(choose([*RESULTS, *slower], ["recipe=learning_rate=3e-05"])) == 4

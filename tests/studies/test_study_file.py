@@ -47,9 +47,11 @@ def test_a_study_says_what_to_run(tmp_path):
         ("tunings: [lora, full]", "tunings: [lora, magic]", 6, "magic"),
         ("tunings: [lora, full]", "tunings: [head]", 6, "nothing carries on"),
         ("sizes: [200, all]", "sizes: [many]", 7, "many"),
-        ("  epochs: 3", "  epoch: 3", 8, "epoch"),
-        ("  epochs: 3", "  seed: 3", 8, "seed"),
-        ("catalogue: data", "catalog: data", 5, "catalog"),
+        ("  epochs: 3", "  epoch: 3", 9, "learning_rate"),
+        ("  epochs: 3", "  seed: 3", 9, "recipe.seed"),
+        ("  epochs: 3", "  epochs: many", 9, "recipe.epochs"),
+        ("catalogue: data", "catalog: data", 5, "source_examples"),
+        ("catalogue: data", "encoders: [{size: 3}]", 5, "max_length"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_line(tmp_path, old, new, line, said):
@@ -75,3 +77,8 @@ def test_what_is_no_study_is_refused(tmp_path, text):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(StudyError, match="cannot be read"):
         read_study(tmp_path / "none.yaml")
+
+
+def test_numbers_of_a_recipe_are_numbers_however_yaml_takes_them(tmp_path):
+    study = read(tmp_path, GOOD.replace("epochs: 3", "learning_rate: 3e-5"))
+    assert study.recipe == {"learning_rate": 3e-5}

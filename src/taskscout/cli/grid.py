@@ -88,16 +88,22 @@ def run(
         stdout().print(f"  {result.source} -> {result.target}: {result.error}", soft_wrap=True)
 
 
+#: Seconds after which a rate says something: several processes finish their first cells at once.
+_SETTLED = 60
+
+
 class _live:  # noqa: N801  # a context manager, used as a function
-    """Progress of a grid: a bar on a terminal, else a line for every tenth of the cells."""
+    """Progress of a grid: a bar on a terminal, else a line for every tenth of the cells.
+
+    The rate counts from the first cell that is done: what comes before it, such as starting
+    processes, comes once.
+    """
 
     def __init__(self, terminal: bool) -> None:
         self._terminal = terminal
 
     def __enter__(self) -> _live:
-        import time
-
-        self._began, self._first, self._said = time.monotonic(), -1, -1
+        self._began, self._first, self._said = 0.0, -1, -1
         if self._terminal:
             from rich.progress import (
                 BarColumn,
@@ -125,16 +131,18 @@ class _live:  # noqa: N801  # a context manager, used as a function
     def __call__(self, done: int, total: int, result: CellResult) -> None:
         import time
 
-        self._first = done - 1 if self._first < 0 else self._first
+        if self._first < 0:
+            self._began, self._first = time.monotonic(), done
         passed = time.monotonic() - self._began
-        rate = (done - self._first) / max(passed, 1e-9)
+        rate = (done - self._first) / passed if passed > _SETTLED else 0.0
+        an_hour = f", {3600 * rate:.0f} an hour" if rate else ""
         if self._terminal:
-            what = f"{result.source} -> {result.target}, {3600 * rate:.0f} an hour"
+            what = f"{result.source} -> {result.target}{an_hour}"
             self._bar.update(self._task, description=what, completed=done, total=total)
-        elif (tenth := 10 * done // total) != self._said:
+        elif (rate or done == total) and (tenth := 10 * done // total) != self._said:
             self._said = tenth
-            left = (total - done) / rate / 60
-            stderr().print(f"{done}/{total} cells, {3600 * rate:.0f} an hour, {left:.0f} min left")
+            left = f", {(total - done) / rate / 60:.0f} min left" if done < total else ""
+            stderr().print(f"{done}/{total} cells{an_hour}{left}")
 
 
 @grid.command()
@@ -207,7 +215,7 @@ def show(
         typer.echo(json.dumps([{**setting, **_plain(gains)} for setting, gains in found]))
         return
     for setting, gains in found:
-        what = ", ".join(f"{k} {v}" for k, v in setting.items())
+        what = " · ".join(f"{k} {v}" for k, v in setting.items())
         stdout().print(f"gain in points · {what}", style="italic")
         stdout().print(gains_table(gains))
 

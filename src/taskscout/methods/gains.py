@@ -24,7 +24,7 @@ _COLUMNS = ("source", "target", "score", "seed", "seconds")
 _STRATEGY = "strategy"
 #: Columns of our grids of which one value has to be chosen; and those of which several may
 #: stand together, for different targets.
-_SETTINGS, _MAY_VARY = ("encoder", _STRATEGY, "tuning"), ("setting", "size")
+_SETTINGS, _MAY_VARY = ("encoder", _STRATEGY, "tuning", "recipe"), ("setting", "size")
 
 
 def mean_of_known(values: Array) -> Array:

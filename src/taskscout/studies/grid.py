@@ -57,6 +57,8 @@ class Cell:
         Digest of the contents of source and target and of every setting.
     source_key
         Names the file of the source's tuned model; empty for ``none``.
+    recipe
+        What the study changes of the target's default recipe.
     """
 
     key: str
@@ -68,6 +70,7 @@ class Cell:
     tuning: Tuning
     size: int
     seed: int
+    recipe: str = "default"
 
     def __str__(self) -> str:
         return f"{self.source} -> {self.target} ({self.tuning}, {self.size or 'all'}, {self.seed})"
@@ -190,6 +193,15 @@ class Plan:
             test_examples=self.study.test_examples, **settings,
         )  # fmt: skip
 
+    def _changes(self, tuning: Tuning) -> str:
+        """What the study changes of the default recipe, whatever else it repeats of it."""
+        from taskscout.models.tuning import Recipe
+
+        default, own = Recipe(tuning=tuning), self.recipe(tuning, 0)
+        changed = {f: getattr(own, f) for f in sorted(self.study.recipe)}
+        told = [f"{f}={v}" for f, v in changed.items() if v != getattr(default, f)]
+        return ", ".join(told) or "default"
+
     def source_recipe(self, tuning: Tuning) -> Recipe:
         """How a source is tuned that no pool has."""
         from taskscout.models.tuning import Recipe
@@ -289,7 +301,10 @@ class Plan:
                 "recipe": self.recipe(tuning, seed).to_dict(),
             }
         )
-        return Cell(key, source, source_key, target, settings, strategy, tuning, size, seed)
+        return Cell(
+            key, source, source_key, target, settings, strategy, tuning, size, seed,
+            self._changes(tuning),
+        )  # fmt: skip
 
     def job(self, cell: Cell) -> CellJob:
         """A cell with its target's rows and recipe."""
@@ -421,7 +436,7 @@ def run_cell(job: CellJob, files: Files) -> CellResult:
     encoder, recipe = _encoder(cell.encoder), Recipe(**job.recipe)
     common: dict[str, Any] = {
         name: getattr(cell, name)
-        for name in ("key", "source", "target", "strategy", "tuning", "size", "seed")
+        for name in ("key", "source", "target", "strategy", "tuning", "size", "seed", "recipe")
     } | {"encoder": cell.encoder.name, "made": _made()}
     try:
         origins = []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NONE = "none"
 
 #: Kept in the file's header by SQLite: says that the file is ours, and of which layout.
-_APPLICATION, _LAYOUT = 0x7A5C0B, 1
+_APPLICATION, _LAYOUT = 0x7A5C0B, 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class CellResult:
         Its source took, once for all targets.
     error
         Why it failed, or empty.
+    recipe
+        What the study changed of the target's default recipe, such as ``epochs=6``.
     made
         When and by what: date, host, versions.
     """
@@ -60,6 +62,7 @@ class CellResult:
     seconds: float = 0.0
     source_seconds: float = 0.0
     error: str = ""
+    recipe: str = "default"
     made: dict[str, Any] = field(default_factory=dict)
 
 
@@ -150,7 +153,8 @@ class GridStore:
         with self._open() as db:
             rows = db.execute(
                 f"SELECT {', '.join(_COLUMNS)} FROM cells ORDER BY "
-                "encoder, strategy, tuning, size, target, source != 'none', source, seed, key"
+                "encoder, strategy, tuning, recipe, size, target, source != 'none', source, seed, "
+                "key"
             ).fetchall()
         out = []
         for row in rows:
@@ -220,7 +224,7 @@ def read_results(path: str | Path) -> list[CellResult]:
     if missing:
         raise StudyError(
             f"{path} has no column {missing[0]!r}.",
-            "It was not exported from a grid, so its cells have no keys.",
+            "It was not exported from a grid of this version.",
             "Give a file that taskscout grid run or export has written.",
         )
     metrics = [c for c in table.column_names if c not in (*plain, "made")]
@@ -251,7 +255,7 @@ def to_table(results: Iterable[CellResult]) -> pa.Table:
 
 
 #: What a setting is: cells that differ in one of these cannot be averaged.
-SETTINGS = ("encoder", "strategy", "tuning", "size")
+SETTINGS = ("encoder", "strategy", "tuning", "recipe", "size")
 
 
 def choose(results: Iterable[CellResult], where: Iterable[str]) -> list[CellResult]:
@@ -286,11 +290,11 @@ def choose(results: Iterable[CellResult], where: Iterable[str]) -> list[CellResu
 
 
 def gains_by_setting(results: Iterable[CellResult]) -> list[tuple[dict[str, Any], Gains]]:
-    """Gains over training on the target alone, for each encoder, strategy, tuning and size."""
+    """Gains over training on the target alone, for each setting of :data:`SETTINGS`."""
     from taskscout.methods.gains import Gains
 
     results = [r for r in results if not r.error]
-    found = sorted({(r.encoder, r.strategy, r.tuning, r.size) for r in results if r.source != NONE})
+    found = sorted({tuple(getattr(r, s) for s in SETTINGS) for r in results if r.source != NONE})
     out = []
     for values in found:
         setting = dict(zip(SETTINGS, values, strict=True))
