@@ -14,7 +14,7 @@ from taskscout.studies.study_file import read_study
 STUDIES = Path(__file__).parent / "grids"
 GRID = RESULTS / "grid.parquet"
 #: The setting of most runs.
-WHERE = {"encoder": "default", "tuning": "lora", "size": "200"}
+WHERE = {"encoder": "default", "tuning": "lora", "size": "200", "recipe": "dropout=0.0"}
 #: The study file of the block that has most seeds.
 BLOCK = "lora-200"
 

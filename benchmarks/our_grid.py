@@ -17,22 +17,21 @@ from taskscout.studies.grid import NONE
 
 #: A grid on another encoder, beside ours.
 TABLES = (GRID, RESULTS / "second_encoder.parquet")
+SETTING = ["encoder", "tuning", "recipe"]
 
 
 def main() -> None:
     """Count and publish."""
     cells = pd.concat([pd.read_parquet(path) for path in TABLES])
     rows = []
-    for (encoder, tuning, size, seed), found in cells.groupby(
-        ["encoder", "tuning", "size", "seed"]
-    ):
+    for (*setting, size, seed), found in cells.groupby([*SETTING, "size", "seed"]):
         pairs = found[found["source"] != NONE]
         rows.append(
-            (encoder, tuning, f"{size:,}", str(seed), str(pairs["source"].nunique()),
+            (*setting, f"{size:,}", str(seed), str(pairs["source"].nunique()),
              str(pairs["target"].nunique()), f"{len(found):,}",
              str(int((found["error"] != "").sum())), f"{found['seconds'].sum() / 3600:.1f}")
         )  # fmt: skip
-    tuned = cells.drop_duplicates(["source", "encoder", "tuning"])["source_seconds"].sum() / 3600
+    tuned = cells.drop_duplicates(["source", *SETTING])["source_seconds"].sum() / 3600
     total = cells["seconds"].sum() / 3600
     text = (
         f"{len(cells):,} cells: {total:.1f} hours of one thread each, two at a time, beside "
@@ -47,8 +46,7 @@ def main() -> None:
         "for and the table lacks is not run yet. A source that shares texts with a target is not "
         "run on it, and every target is tuned without a source too.\n\n"
         + markdown(
-            ("encoder", "tuning", "examples", "seed", "sources", "targets", "cells", "failed",
-             "hours"),
+            (*SETTING, "examples", "seed", "sources", "targets", "cells", "failed", "hours"),
             rows,
         )
     )  # fmt: skip

@@ -2,8 +2,9 @@
 
     python -m benchmarks.settings
 
-Reads those blocks of ``benchmarks/grids/settings.yaml`` that our grid has, and compares the gains
-of sources target by target, for the pairs and seeds that both settings have; and what some methods
+Reads those blocks of ``benchmarks/grids/settings.yaml`` that our grid has, and of
+``full-slower.yaml``, which asks whether it is the rate of full fine-tuning; compares the gains of
+sources target by target, for the pairs and seeds that both settings have; and what some methods
 choose in each.
 """
 
@@ -24,12 +25,18 @@ from taskscout.studies.comparison import PRIOR, RANDOM, Comparison, compare
 from taskscout.studies.predictions import Materials, predict
 
 FIRST = "200 examples, LoRA"
+#: As grids name it.
+SLOWER = "dropout=0.0, learning_rate=3e-05"
 #: What is changed against 200 examples by LoRA, and how it is called.
 OTHERS = {
     "1,000 examples, LoRA": {"size": "1000"},
     "200 examples, full fine-tuning": {"tuning": "full"},
     "1,000 examples, full fine-tuning": {"tuning": "full", "size": "1000"},
-}
+    "200 examples, full fine-tuning at 3e-5": {"tuning": "full", "recipe": SLOWER},
+    "1,000 examples, full fine-tuning at 3e-5": {
+        "tuning": "full", "size": "1000", "recipe": SLOWER,
+    },
+}  # fmt: skip
 METHODS = (DEFAULT, "esm-logme", "logme", "nleep", "text-embedding")
 
 
@@ -42,13 +49,13 @@ def held(gains: Gains, size: str, pool: Pool, bench: Workbench) -> Comparison:
 
 def main() -> None:
     """Compare and publish."""
-    cells = pd.read_parquet(GRID, columns=["tuning", "size"])
-    run = set(zip(cells["tuning"], cells["size"].astype(str), strict=True))
+    cells = pd.read_parquet(GRID, columns=["tuning", "size", "recipe"]).astype(str)
+    run = set(cells.itertuples(index=False, name=None))
     settings = {name: {**WHERE, **change} for name, change in OTHERS.items()}
     grids = {
         name: block("settings", **where)
         for name, where in settings.items()
-        if (where["tuning"], where["size"]) in run
+        if (where["tuning"], where["size"], where["recipe"]) in run
     }
     texts, data = [], {}
     for name, second in grids.items():

@@ -83,9 +83,9 @@ def test_a_dry_run_tells_cells_hours_and_disk(tmp_path, toy_pool):
         f"name: s\ncatalogue: .\nsources: [alpha, beta]\ntargets: [alpha, beta]\nsizes: [16]\n"
         f"encoders: [{{model: {encoder}, max_length: 32}}]\n"
     )
-    out = typed("grid", "run", study, "--dry-run").stdout
+    out = typed("grid", "run", study, "--dry-run", "--engine", "here").stdout
     assert "4 cells (2 sources, 2 targets), 0 done, 4 to do; 2 sources to tune" in out
-    assert "hours" in out
+    assert "about 2 minutes with 1 process (assumed" in out
     assert "MB on disk" in out
     assert not (tmp_path / "s.sqlite").exists()
     found = json.loads(typed("grid", "run", study, "--dry-run", "--json").stdout)

@@ -48,6 +48,7 @@ def run(
     from taskscout.studies.grid import Plan, run_grid
     from taskscout.studies.store import GridStore
     from taskscout.studies.study_file import read_study
+    from taskscout.tasks.raw import count
 
     path = out or study.with_suffix(".sqlite")
     folder = path.with_suffix(".sources")
@@ -61,18 +62,21 @@ def run(
     )
     if dry_run:
         store = GridStore(path) if path.is_file() else None
-        count = 1 if engine == "here" else processes or processes_available()
-        left = plan.estimate(store, folder, count)
+        at_once = 1 if engine == "here" else processes or processes_available()
+        left = plan.estimate(store, folder, at_once)
         if as_json:
             typer.echo(json.dumps(vars(left)))
             return
         console = stdout()
         console.print(
-            f"{left.cells} cells ({len(plan.sources)} sources, {len(plan.study.targets)} targets), "
-            f"{left.done} done, {left.cells - left.done} to do; {left.sources} sources to tune"
+            f"{count(left.cells, 'cell')} ({count(len(plan.sources), 'source')}, "
+            f"{count(len(plan.study.targets), 'target')}), {left.done:,} done, "
+            f"{left.cells - left.done:,} to do; {count(left.sources, 'source')} to tune"
         )
         basis = "as like cells took" if left.measured else "assumed, nothing like it measured yet"
-        console.print(f"about {left.hours:.1f} hours with {count} processes ({basis})")
+        minutes = left.hours * 60
+        time = f"{left.hours:.1f} hours" if minutes > 90 else count(round(minutes), "minute")
+        console.print(f"about {time} with {count(at_once, 'process')} ({basis})")
         console.print(f"about {left.megabytes:.0f} MB on disk")
         return
     store = GridStore(path)
