@@ -13,11 +13,31 @@ import pandas as pd
 
 from benchmarks._grids import GRID, STUDIES
 from benchmarks._report import RESULTS, markdown, publish
-from taskscout.studies.grid import NONE
+from taskscout.studies.store import NONE
 
 #: A grid on another encoder, beside ours.
 TABLES = (GRID, RESULTS / "second_encoder.parquet")
 SETTING = ["encoder", "tuning", "recipe"]
+#: Points below the median of a pair's seeds from which a run is called failed.
+FAILED = 8
+
+
+def seeds_apart(cells: pd.DataFrame) -> str:
+    """Say how far seeds lie apart, for pairs that have three or more."""
+    runs = cells.pivot_table(index=[*SETTING, "size", "target", "source"], columns="seed",
+                             values="score")  # fmt: skip
+    runs = 100 * runs.dropna(thresh=3)
+    spread = runs.std(axis=1)
+    worst = spread.groupby("target").median().sort_values()
+    below = runs.sub(runs.median(axis=1), axis=0) <= -FAILED
+    return (
+        f"Of the {len(runs):,} pairs with three seeds, direct training among them, the seeds' "
+        f"standard deviation is {spread.median():.1f} points in the median, from "
+        f"{worst.iloc[0]:.1f} ({worst.index[0]}) to {worst.iloc[-1]:.1f} ({worst.index[-1]}) by "
+        f"target. Now and then a run fails: {below.to_numpy().sum()} of {runs.count().sum():,} lie "
+        f"{FAILED} points or more below the median of their pair, so that some seed of "
+        f"{below.any(axis=1).mean():.0%} of the pairs shows a loss that the others do not."
+    )
 
 
 def main() -> None:
@@ -44,7 +64,7 @@ def main() -> None:
         "```\n\n"
         f"with {', '.join(f'`{p.name}`' for p in sorted(STUDIES.glob('*.yaml')))}; what they ask "
         "for and the table lacks is not run yet. A source that shares texts with a target is not "
-        "run on it, and every target is tuned without a source too.\n\n"
+        f"run on it, and every target is tuned without a source too.\n\n{seeds_apart(cells)}\n\n"
         + markdown(
             (*SETTING, "examples", "seed", "sources", "targets", "cells", "failed", "hours"),
             rows,
