@@ -33,10 +33,7 @@ OTHERS = {
     "200 examples, full fine-tuning": {"tuning": "full"},
     "1,000 examples, full fine-tuning": {"tuning": "full", "size": "1000"},
     "200 examples, full fine-tuning at 3e-5": {"tuning": "full", "recipe": SLOWER},
-    "1,000 examples, full fine-tuning at 3e-5": {
-        "tuning": "full", "size": "1000", "recipe": SLOWER,
-    },
-}  # fmt: skip
+}
 METHODS = (DEFAULT, "esm-logme", "logme", "nleep", "text-embedding")
 
 
