@@ -19,7 +19,7 @@ from taskscout.models.tuned_store import from_bytes
 from taskscout.models.tuning import tune
 from taskscout.studies import grid as grid_module
 from taskscout.studies.grid import NONE, Plan, run_cell, run_grid, run_source
-from taskscout.studies.store import GridStore
+from taskscout.studies.store import CellResult, GridStore
 from taskscout.studies.study_file import read_study
 
 
@@ -205,6 +205,18 @@ def test_sources_come_from_a_pool_that_has_them(toy_pool: Path, workplace: Path,
     estimate = plan.estimate(None, tmp_path, 2)
     assert (estimate.cells, estimate.sources, estimate.measured) == (3, 1, False)
     assert estimate.hours > 0
+
+
+def test_an_estimate_does_not_rest_on_another_recipe(plan_of, tmp_path):
+    store = GridStore(tmp_path / "grid.sqlite")
+    done = plan_of().cells[0]
+    store.put([CellResult(
+        done.key, done.source, done.target, "tiny", "none", "lora", 32, 0, 0.5, seconds=3600,
+        recipe=done.recipe,
+    )])  # fmt: skip
+    longer = plan_of(recipe="{epochs: 9}").estimate(store, tmp_path / "sources", 1)
+    assert not longer.measured
+    assert longer.hours < 1
 
 
 def test_an_estimate_rests_on_what_was_measured(plan_of, tmp_path):

@@ -337,13 +337,13 @@ class Plan:
         known = store.results() if store is not None else []
         done = {r.key for r in known if not r.error}
         left = [c for c in self.cells if c.key not in done]
-        seconds: dict[tuple[str, str, int], list[float]] = {}
+        seconds: dict[tuple[str, str, str, int], list[float]] = {}
         for r in known:
             if not r.error:
-                seconds.setdefault((r.encoder, r.tuning, r.size), []).append(r.seconds)
+                seconds.setdefault((r.encoder, r.tuning, r.recipe, r.size), []).append(r.seconds)
         total, measured = 0.0, True
         for cell in left:
-            like = seconds.get((cell.encoder.name, cell.tuning, cell.size))
+            like = seconds.get((cell.encoder.name, cell.tuning, cell.recipe, cell.size))
             if like:
                 total += float(np.mean(like))
             else:
