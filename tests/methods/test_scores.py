@@ -511,6 +511,12 @@ def test_names_of_classes_play_no_part(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_false_and_true_are_classes(name: str) -> None:
+    f, y = toy(40, 4, 2)
+    assert ALL[name](f, y == 1) == ALL[name](f, y)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_global_random_state_is_neither_read_nor_set(name: str) -> None:
     import torch
 

@@ -5,9 +5,9 @@ probabilities of the source's own classes, n × Z) and the target's labels, and 
 higher for a source that suits the target better. LogME has a module of its own,
 :mod:`taskscout.methods.evidence`.
 
-Labels are integers for classes (any distinct numbers; only classes that occur count) and floats
-for regression. Nothing here reads or sets a global random state: where chance plays a part there
-is a ``seed``, and a result then depends on the order of the rows, which callers fix.
+Labels are integers or booleans for classes (any distinct numbers; only classes that occur count)
+and floats for regression. Nothing here reads or sets a global random state: where chance plays a
+part there is a ``seed``, and a result then depends on the order of the rows, which callers fix.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LEAST_VARIANCE = 1e-4
 
 def _features(features: ArrayLike, labels: ArrayLike) -> tuple[Array, NDArray[Any]]:
     """Check that there are n rows of finite features for n labels."""
-    f, y = np.asarray(features, np.float64), np.asarray(labels)
+    f, y = np.asarray(features, np.float64), _numbers(labels)
     if f.ndim != 2 or y.ndim != 1 or len(f) != len(y) or not len(f):
         raise DataError(
             f"Features have shape {f.shape}, labels {y.shape}.",
@@ -49,9 +49,15 @@ def _features(features: ArrayLike, labels: ArrayLike) -> tuple[Array, NDArray[An
     return f, y
 
 
+def _numbers(labels: ArrayLike) -> NDArray[Any]:
+    """Labels as an array; false and true are the classes 0 and 1, no values."""
+    y = np.asarray(labels)
+    return y.astype(np.int64) if y.dtype == bool else y
+
+
 def _classes(labels: ArrayLike) -> NDArray[np.int64]:
     """Number the classes that occur from 0; at least two, or an error."""
-    y = np.asarray(labels)
+    y = _numbers(labels)
     if not np.issubdtype(y.dtype, np.integer):
         raise DataError(
             f"The labels are of type {y.dtype}.",
