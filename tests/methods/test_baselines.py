@@ -91,8 +91,11 @@ def test_format_formula():
     np.testing.assert_allclose(Format().score(target, sources, None) * 7, expected)
     regression = make_task(kind="regression")
     scores = Format().score(regression, sources, None) * 7
-    assert scores[5] == 7
+    assert scores[5] == 5
     assert scores[0] == 1  # no classes against two
+    # That neither has classes is no match: another kind without them is no nearer than one with.
+    spans = [card(kind="span_qa", pair=False), card(kind="tagging", pair=False, label_names=two)]
+    np.testing.assert_allclose(Format().score(regression, spans, None) * 7, 1)
 
 
 def test_cards_of_tasks_say_whether_texts_come_in_pairs(bench):

@@ -96,8 +96,12 @@ def _label_set(card: dict[str, Any]) -> set[str]:
     return {str(name).strip().casefold() for name in card.get("label_names") or ()}
 
 
-def _jaccard(a: set[str], b: set[str]) -> float:
-    return len(a & b) / len(a | b) if a or b else 1.0
+def _class_match(own: set[str], other: set[str]) -> float:
+    """Agreement of two tasks' classes in number and in names, from 0 to 2."""
+    if not own or not other:
+        return 0.0
+    numbers = sorted((len(own), len(other)))
+    return numbers[0] / numbers[1] + len(own & other) / len(own | other)
 
 
 class Format(CardMethod):
@@ -108,9 +112,9 @@ class Format(CardMethod):
     - k is 1 where the kinds are equal, else 0; it outweighs the other three together;
     - p is 1 where both have a second text or neither has, 0 where one has, and 1/2 where a
       card does not say;
-    - c is the smaller number of classes over the larger; 1 where neither has classes, 0 where
-      one has;
-    - l is the Jaccard index of the label names, case folded; 1 where neither has classes.
+    - c is the smaller number of classes over the larger;
+    - l is the Jaccard index of the label names, case folded. Where one task has no classes, or
+      neither, there is nothing in which their classes could agree: c and l are 0.
 
     Cost: none. It is Padmakumar et al.'s heuristic, to group sources by output format and take
     the target's group, with finer steps inside a group. There a same-format group came within
@@ -139,12 +143,10 @@ class Format(CardMethod):
                 continue
             pair = card.get("pair")
             names = _label_set(card)
-            most = max(len(own), len(names))
             out[i] = (
                 4.0 * (card["kind"] == target.kind)
                 + (0.5 if pair is None else float(bool(pair) == target.is_pair))
-                + (min(len(own), len(names)) / most if most else 1.0)
-                + _jaccard(own, names)
+                + _class_match(own, names)
             ) / 7.0
         return out
 
