@@ -192,7 +192,8 @@ def pooled_otherwise(bench: Workbench, pooling: Pooling, layers: Layers = "last"
         other = copy.copy(encoder)
         other.pooling, other.layers = pooling, layers
         made = Workbench(other, cache=bench.cache)
-        made.seconds = bench.seconds  # one clock: what it spends is spent by the bench
+        # What it spends is spent by the bench, and what it recalls is recalled by the bench.
+        made.seconds, made._recalled = bench.seconds, bench._recalled
         return made
 
     out: Workbench = bench._once(("pooled otherwise", pooling, layers), make)
@@ -208,9 +209,8 @@ def embedded_otherwise(
 ) -> NDArray[np.float32]:
     """Embed as :func:`embedded` does, under another pooling; counted by ``bench`` as its own."""
     other = pooled_otherwise(bench, pooling, layers)
-    before = other.embedded, other.recalled
+    before = other.embedded
     out = embedded(task, other, examples)
     if other is not bench:
-        bench.embedded += other.embedded - before[0]
-        bench.recalled += other.recalled - before[1]
+        bench.embedded += other.embedded - before
     return out

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taskscout.models.workbench import Workbench
+from taskscout.models.workbench import Workbench, text_key
 from taskscout.tasks import Task
 
 Array = NDArray[np.float64]
@@ -178,12 +178,9 @@ def target_statistics(
         Of the middle layer's embeddings too: d columns of the last layer, d of the middle one.
     """
     texts, pairs = target.inputs(split)
+    keys = [text_key(text, None if pairs is None else pairs[i]) for i, text in enumerate(texts)]
     digest = hashlib.blake2b(np.ascontiguousarray(columns).tobytes(), digest_size=16)
-    for part in (texts, pairs or ()):
-        digest.update(b"%d;" % len(part))
-        for text in part:
-            encoded = text.encode("utf-8", "surrogatepass")
-            digest.update(b"%d:" % len(encoded) + encoded)
+    digest.update(b"".join(keys))
     c, key = columns.shape[1], digest.digest()
     dimension = (1 + middle) * bench.encoder.dimension
     space = f"{bench.encoder.space}{'+middle' * middle}+statistics-{c}"
@@ -198,7 +195,7 @@ def target_statistics(
             except ValueError:
                 pass  # of an encoder that has changed under the same name: made again
             else:
-                bench.recalled += len(texts)
+                bench.count_recalled(bench.encoder.space, keys, len(texts))
                 return stored
         if len(texts) <= 4 * _BLOCK:
             made = TargetStatistics.of(bench.embeddings(target, split, middle=middle), columns)

@@ -62,8 +62,9 @@ class Workbench:
         self._kept: dict[tuple[Any, ...], Any] = {}
         self._expected: dict[Recipe, set[float]] = {}
         self._middle_expected = False
-        #: Texts embedded by a forward pass, and texts whose embedding was cached.
-        self.embedded, self.recalled = 0, 0
+        #: Texts embedded by a forward pass.
+        self.embedded = 0
+        self._recalled: dict[tuple[str, int], int] = {}
         #: Models tuned by this workbench, without those found on disk.
         self.tunings = 0
         #: Seconds spent on ``loading`` the encoder (imports included) and on ``embedding``.
@@ -75,6 +76,25 @@ class Workbench:
         from taskscout.models.tuning import Recipe
 
         return self._recipe or Recipe()
+
+    @property
+    def recalled(self) -> int:
+        """Texts whose embedding the cache had, counted once however many methods read them."""
+        return sum(self._recalled.values())
+
+    def count_recalled(self, space: str, keys: Sequence[bytes], texts: int) -> None:
+        """Note that the cache had the embeddings, or sums over them, of so many of some texts.
+
+        Parameters
+        ----------
+        space
+            In which the cache keeps them.
+        keys
+            Those of all texts that were asked for (:func:`text_key`).
+        texts
+            How many of them it had.
+        """
+        self._recalled[space, hash(tuple(keys))] = texts
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self._kept:
@@ -154,7 +174,8 @@ class Workbench:
                 out[:, i * d : (i + 1) * d] = known
             lacking[i] = ~found
         missing = np.flatnonzero(lacking.any(0))
-        self.recalled += len(texts) - len(missing)
+        if len(missing) < len(texts):
+            self.count_recalled(next(iter(spaces)), keys, len(texts) - len(missing))
         self.embedded += len(missing)
         if not len(missing):
             return out
