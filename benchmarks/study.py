@@ -189,7 +189,7 @@ def xu(c: Comparison) -> str:
         rows.append((m, *early, value(c, m, "spearman"), value(c, m, "regret@3")))
     heads = [f"spearman at {f:.0%}" for f in EARLY]
     return (
-        "**Xu et al. 2022**: parameters of efficient tunings predict transfer better than Fisher "
+        "**Zhou et al. 2022**: parameters of efficient tunings predict transfer better than Fisher "
         "TaskEmb, and after a tenth of the training already. The target's parameters are read "
         "after 10%, 30% and 100% of its tuning. By Spearman at the end, here: "
         f"{order_of(c, (*TUPATE, *FISHER), 'spearman')}. At 200 examples a tenth of the training "

@@ -687,7 +687,7 @@ def test_methods(run: Run):
     data = only_json(run("methods", "--json"))
     first = data["methods"][0]
     assert first["name"] == DEFAULT
-    assert first.keys() == {"name", "needs", "cost", "paper", "kinds", "reads"}
+    assert first.keys() == {"name", "aliases", "needs", "cost", "paper", "kinds", "reads"}
 
 
 def test_methods_explains_one(run: Run):
@@ -699,6 +699,16 @@ def test_methods_explains_one(run: Run):
     (one,) = only_json(run("methods", "esm-logme", "--json"))["methods"]
     assert "LogME" in one["explanation"]
     assert "esm-logme" in mistake(run("methods", "esm-logmee"))
+
+
+def test_methods_by_a_papers_name(run: Run):
+    (line,) = (n for n in run("methods").out.splitlines() if n.startswith("nearest-example "))
+    assert line.split()[1] == "RoE"
+    code, out, _ = run("methods", "roe")
+    assert code == 0
+    assert out.splitlines()[0] == "nearest-example"
+    assert "aliases RoE" in out
+    assert "nearest-example (RoE)" in mistake(run("methods", "ro"))
 
 
 def test_cache(run: Run, cache: Path, target: Path, ours: list[str]):

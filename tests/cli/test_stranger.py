@@ -39,6 +39,7 @@ class Vowels(BaseMethod):
     """
 
     name = "vowels"
+    aliases = ("V-share",)
     key = "vowels"
     cost = "words"
     paper = "A. Stranger 2026"
@@ -116,6 +117,20 @@ def test_listed_and_explained(run: Run, installed: Path, stranger: None):
         env=environment,
     )
     assert any(line.startswith("vowels ") for line in done.stdout.splitlines())
+
+
+def test_found_by_its_alias(stranger: None):
+    assert get_method("v-SHARE", weight=2.0).name == "vowels"
+
+
+def test_a_package_that_cannot_be_loaded_is_named(
+    run: Run, stranger: None, installed: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "stranger_methods", None)  # its import fails
+    message = mistake(run("methods", "vowels"))
+    assert "stranger-methods" in message
+    assert "uninstall" in message
+    assert get_method("RoE").name == "nearest-example"  # others are found all the same
 
 
 def test_a_name_of_ours_stays_ours(stranger: None):

@@ -10,7 +10,9 @@ from taskscout.cli.console import stdout
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Explain this one.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Explain this one; a paper's name will do.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
     ] = False,
@@ -19,13 +21,15 @@ def methods(
     import inspect
     import json
 
-    from taskscout.methods.method import get_method, method_names
+    from taskscout.methods.method import get_method, method_aliases, method_names, resolve
 
     console = stdout()
-    found = [get_method(n) for n in ([name] if name else method_names())]
+    aliases = method_aliases()
+    listed = [get_method(n) for n in ([resolve(name)] if name else method_names())]
     rows: list[dict[str, Any]] = [
         {
             "name": m.name,
+            "aliases": list(aliases.get(m.name, ())),
             "needs": sorted(m.needs),
             "cost": m.cost,
             "paper": m.paper,
@@ -33,15 +37,15 @@ def methods(
             "reads": m.key,
             **({"explanation": inspect.getdoc(type(m))} if name else {}),
         }
-        for m in found
+        for m in listed
     ]
     if as_json:
         typer.echo(json.dumps({"methods": rows}, indent=1))
         return
     if name:
-        console.print(f"[bold]{found[0].name}[/bold]")
-        console.print(inspect.getdoc(type(found[0])) or "", markup=False)
-        for key in ("needs", "cost", "paper", "kinds", "reads"):
+        console.print(f"[bold]{listed[0].name}[/bold]")
+        console.print(inspect.getdoc(type(listed[0])) or "", markup=False)
+        for key in ("aliases", "needs", "cost", "paper", "kinds", "reads"):
             value = rows[0][key]
             text = ", ".join(value) if isinstance(value, list) else str(value)
             console.print(f"[bold]{key}[/bold] {text or 'nothing'}")
@@ -49,9 +53,16 @@ def methods(
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("method", "needs", "cost", "paper", "kinds"):
+    for column in ("method", "aliases", "needs", "cost", "paper", "kinds"):
         table.add_column(column)
     for row in rows:
         kinds = "all" if len(row["kinds"]) == 6 else ", ".join(row["kinds"])
-        table.add_row(row["name"], ", ".join(row["needs"]) or "–", row["cost"], row["paper"], kinds)
+        table.add_row(
+            row["name"],
+            ", ".join(row["aliases"]) or "–",
+            ", ".join(row["needs"]) or "–",
+            row["cost"],
+            row["paper"],
+            kinds,
+        )
     console.print(table)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -63,6 +65,9 @@ class Method(Protocol):
     ----------
     name
         What the user types.
+    aliases
+        Other names that find it, such as the paper's: ``TaskEmb``. Upper and lower case, spaces
+        and hyphens are the same. They belong to the class that states them, not to subclasses.
     key
         Key of the description it reads and makes; ``card`` for one that reads cards only.
     kinds
@@ -76,6 +81,7 @@ class Method(Protocol):
     """
 
     name: str
+    aliases: tuple[str, ...]
     key: str
     kinds: tuple[Kind, ...]
     needs: frozenset[Need]
@@ -101,6 +107,7 @@ class BaseMethod:
     """Defaults for methods: every kind, nothing needed, no score for "none"."""
 
     name: str = ""
+    aliases: tuple[str, ...] = ()
     key: str = ""
     kinds: tuple[Kind, ...] = KINDS
     needs: frozenset[Need] = frozenset()
@@ -133,11 +140,14 @@ FAMILIES: tuple[str, ...] = (
 
 ENTRY_POINT_GROUP = "taskscout.methods"
 
+#: Names that an unknown one is answered with, at most.
+_ANSWERS = 8
+
 Factory = Callable[..., Method]
 
 
 class _Register:
-    """All factories by name, read once."""
+    """All built-in factories by name, read once."""
 
     _factories: ClassVar[dict[str, Factory]] = {}
 
@@ -157,37 +167,106 @@ def method_names() -> tuple[str, ...]:
     return (*builtin, *sorted(others - set(builtin)))
 
 
-def _factory(name: str) -> Factory:
-    """Find what makes the method of that name."""
-    factory = _Register.factories().get(name)
-    if factory is not None:
-        return factory
-    for each in entry_points(group=ENTRY_POINT_GROUP):
-        if each.name == name:
-            loaded: Factory = each.load()
-            return loaded
-    import difflib
+def method_aliases() -> dict[str, tuple[str, ...]]:
+    """Other names of every method that has some, by its name.
 
-    close = difflib.get_close_matches(name, method_names(), 3)
-    raise MethodError(
-        f"There is no method {name!r}.",
-        f"Close names: {', '.join(close)}." if close else "No name is close to it.",
-        "See them all: taskscout methods",
-    )
-
-
-def options_of(name: str) -> tuple[str, ...]:
-    """Names of the options that a method knows."""
-    return tuple(inspect.signature(_factory(name)).parameters)
+    A class states its own in ``aliases``. Where several methods are made of one class, such as
+    the forms of a prompt's embedding, they are those of the one that is registered first.
+    """
+    out: dict[str, tuple[str, ...]] = {}
+    stated: set[object] = set()
+    for name in method_names():
+        try:
+            factory = _factory(name)
+        except MethodError:
+            continue  # another package's, which says so where it is asked for by its name
+        made = getattr(factory, "func", factory)
+        if made not in stated and vars(made).get("aliases"):
+            stated.add(made)
+            out[name] = tuple(made.aliases)
+    return out
 
 
-def get_method(name: str, **options: Any) -> Method:
-    """The method of that name.
+def resolve(name: str) -> str:
+    """Find the method that a name stands for: its own, or one of its aliases, in any case.
 
     Parameters
     ----------
     name
-        One of :func:`method_names`.
+        ``taskemb``, ``P-tuning v2`` and ``ESM-LogME`` are as good as the registered names.
+
+    Returns
+    -------
+    One of :func:`method_names`; a name goes before another method's alias.
+
+    Raises
+    ------
+    MethodError
+        If no method is called that; it names those whose name or alias begins with it, contains
+        it or comes close.
+    """
+    names = method_names()
+    if name in names:
+        return name
+    asked = _plain(name)
+    called = {_plain(n): n for n in names}
+    if asked in called:
+        return called[asked]
+    aliases = {a: n for n, several in method_aliases().items() for a in several}
+    for alias, owner in aliases.items():
+        if _plain(alias) == asked:
+            return owner
+    labels = {n: n for n in names} | {a: f"{n} ({a})" for a, n in aliases.items()}
+    begins = [n for n in labels if asked and _plain(n).startswith(asked)]
+    contains = [n for n in labels if asked and asked in _plain(n)]
+    plain = {_plain(n): n for n in labels}
+    close = [plain[n] for n in difflib.get_close_matches(asked, plain, 3)]
+    matches = list(dict.fromkeys(labels[n] for n in (*begins, *contains, *close)))
+    more = f" and {len(matches) - _ANSWERS} more" if len(matches) > _ANSWERS else ""
+    raise MethodError(
+        f"There is no method {name!r}.",
+        f"Like it are {', '.join(matches[:_ANSWERS])}{more}."
+        if matches
+        else "No name is close to it.",
+        "See them all: taskscout methods",
+    )
+
+
+def _plain(name: str) -> str:
+    """Make the form in which names are compared."""
+    return re.sub(r"[\s_-]+", "-", name.strip().casefold())
+
+
+def _factory(name: str) -> Factory:
+    """Find what makes the method of a registered name."""
+    factory = _Register.factories().get(name)
+    if factory is not None:
+        return factory
+    entry = next(e for e in entry_points(group=ENTRY_POINT_GROUP) if e.name == name)
+    try:
+        loaded: Factory = entry.load()
+    except Exception as error:  # whatever another package's import raises
+        package = entry.dist.name if entry.dist is not None else entry.value
+        raise MethodError(
+            f"The method {name!r} of the package {package} cannot be loaded: {error}.",
+            f"Its entry point is {entry.value}.",
+            "Mend that package, or uninstall it.",
+        ) from error
+    return loaded
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """Names of the options that a method knows."""
+    return tuple(inspect.signature(_factory(resolve(name))).parameters)
+
+
+def get_method(name: str, **options: Any) -> Method:
+    """Make the method of that name.
+
+    Parameters
+    ----------
+    name
+        A name or an alias; see :func:`resolve`.
     options
         Options of the method; those it does not know are an error.
 
@@ -196,13 +275,13 @@ def get_method(name: str, **options: Any) -> Method:
     MethodError
         If no method has that name, or it does not know an option.
     """
-    factory = _factory(name)
-    known = inspect.signature(factory).parameters
-    unknown = [o for o in options if o not in known]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+    factory = _factory(resolve(name))
+    parameters = inspect.signature(factory).parameters
+    unknown = [o for o in options if o not in parameters]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         raise MethodError(
             f"Method {name!r} has no option {unknown[0]!r}.",
-            f"Its options are {', '.join(known) or 'none'}.",
+            f"Its options are {', '.join(parameters) or 'none'}.",
             "Leave it out.",
         )
     return factory(**options)

@@ -105,6 +105,7 @@ class TaskShop(BaseMethod):
     """
 
     name = "taskshop"
+    aliases = ("TaskShop",)
     key = "card"
     cost: Cost = "card"
     paper = "Kim et al. 2023"

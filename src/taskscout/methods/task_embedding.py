@@ -190,6 +190,7 @@ class TaskEmbedding(BaseMethod):
     """
 
     name = "task-embedding"
+    aliases = ("TaskEmb", "Fisher")
     key = "task-embedding"
     kinds = SEQUENCE_KINDS
     needs = frozenset({"labels", "tuned target"})

@@ -57,6 +57,7 @@ class TextEmbedding(BaseMethod):
     """
 
     name = "text-embedding"
+    aliases = ("TextEmb",)
     key = "text-embedding"
     cost: Cost = "embedding"
     paper = "Vu et al. 2020"
@@ -169,6 +170,7 @@ class SentenceEmbedding(BaseMethod):
     """
 
     name = "sentence-embedding"
+    aliases = ("SEmb",)
     key = MOMENTS
     cost: Cost = "embedding"
     paper = "Poth et al. 2021"
@@ -214,6 +216,7 @@ class NearestExample(BaseMethod):
     """
 
     name = "nearest-example"
+    aliases = ("RoE",)
     key = SAMPLE
     cost: Cost = "embedding"
     paper = "Kim et al. 2023"

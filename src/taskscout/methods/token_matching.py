@@ -70,6 +70,7 @@ class Max(PromptMethod):
     their selectors on 13 × 10 tasks of T5.
     """
 
+    aliases = ("MAX",)
     paper = "Lin et al. 2024"
 
     def __init__(

@@ -879,6 +879,7 @@ class SpaceMapLogME(_LogME, SpaceMapMethod):
     """
 
     name = "esm-logme"
+    aliases = ("ESM-LogME",)
 
     def __init__(
         self,

@@ -300,11 +300,12 @@ class PromptMean(PromptMethod):
     *Fails* where training hardly moves the prompt (few steps, a low learning rate): all tasks
     then look alike. Cosine is symmetric; transfer is not. Needs the target's labels.
 
-    *Reference.* Vu et al. 2022 (SPoT); Zhou, Xu and McAuley 2022 (arXiv 2210.11705); called
+    *Reference.* Vu et al. 2022 (SPoT); Zhou et al. 2022 (arXiv 2210.11705); called
     ``feature_mean`` in the code of Lin et al. 2024 (arXiv 2407.16245).
     """
 
     plain = "prompt-mean"
+    aliases = ("TuPaTE", "TuPaTE-prompt", "SPoT")
 
     def embed(self, tokens: Array) -> Array:
         """Average over tokens."""
@@ -333,6 +334,7 @@ class PromptFlatten(PromptMethod):
     """
 
     plain = "prompt-flatten"
+    aliases = ("FLATTEN",)
 
     def embed(self, tokens: Array) -> Array:
         """Join all tokens."""
@@ -358,6 +360,7 @@ class PromptUnigram(PromptMethod):
     """
 
     plain = "prompt-unigram"
+    aliases = ("UNIGRAM",)
 
     def embed(self, tokens: Array) -> Array:
         """Average over features."""
@@ -384,6 +387,7 @@ class PromptBigram(PromptMethod):
     """
 
     plain = "prompt-bigram"
+    aliases = ("BIGRAM",)
 
     def embed(self, tokens: Array) -> Array:
         """Join neighbours."""
@@ -411,10 +415,11 @@ class Prefix(TunedParameters):
     *Fails* for encoders that take no keys from outside (MPNet, DeBERTa, ALBERT, ModernBERT);
     between prefixes of different seeds or lengths, raw. Needs the target's labels.
 
-    *Reference.* Zhou, Xu and McAuley 2022 (arXiv 2210.11705); Liu et al. 2022 (P-tuning v2).
+    *Reference.* Zhou et al. 2022 (arXiv 2210.11705); Liu et al. 2022 (P-tuning v2).
     """
 
     plain = "prefix"
+    aliases = ("P-tuning v2", "TuPaTE-P-tuning-v2")
     described = "prefix"
     tuning = "p-tuning-v2"
 
@@ -446,10 +451,11 @@ class BitFit(TunedParameters):
     *Fails* for models without biases (most decoders, ModernBERT). Raw cosines lie within a
     hair of 1. Needs the target's labels.
 
-    *Reference.* Zhou, Xu and McAuley 2022 (arXiv 2210.11705); Ben Zaken et al. 2022 (BitFit).
+    *Reference.* Zhou et al. 2022 (arXiv 2210.11705); Ben Zaken et al. 2022 (BitFit).
     """
 
     plain = "bitfit"
+    aliases = ("TuPaTE-BitFit",)
     described = "bitfit"
     tuning = "bitfit"
 
@@ -482,8 +488,8 @@ class TaskVector(TunedParameters):
     that all tasks share. Word embeddings count too, so tasks of one vocabulary look alike. Needs
     the target's labels.
 
-    *Reference.* Ilharco et al. 2023 (arXiv 2212.04089); as an embedding in the sense of Zhou,
-    Xu and McAuley 2022.
+    *Reference.* Ilharco et al. 2023 (arXiv 2212.04089); as an embedding in the sense of Zhou et
+    al. 2022.
     """
 
     plain = "task-vector"
@@ -565,11 +571,12 @@ class Lora(LoraMethod):
     *Fails* between adapters of different seeds, ranks or layers (NaN). The A factors outweigh
     the B factors in length. Needs the target's labels.
 
-    *Reference.* Zhou, Xu and McAuley 2022 (arXiv 2210.11705), who adapt query and value only
+    *Reference.* Zhou et al. 2022 (arXiv 2210.11705), who adapt query and value only
     (recipe ``modules="query-value"``).
     """
 
     plain = "lora"
+    aliases = ("TuPaTE-LoRA",)
     need_initial = get_args(Form)
 
     def keep(self, vector: Named) -> dict[str, Array]:
@@ -611,7 +618,7 @@ class LoraProduct(LoraMethod):
     *Fails* where updates of low rank hardly overlap: cosines are small, and their order can be
     noise for short trainings. Needs the target's labels.
 
-    *Reference.* Ours; the raw factors are Zhou, Xu and McAuley 2022 (arXiv 2210.11705).
+    *Reference.* Ours; the raw factors are Zhou et al. 2022 (arXiv 2210.11705).
     """
 
     plain = "lora-product"

@@ -66,6 +66,7 @@ class Vocabulary(BaseMethod):
     """
 
     name = "vocabulary"
+    aliases = ("Jaccard",)
     key = TERMS
     cost: Cost = "words"
     paper = "Schulte et al. 2024"
