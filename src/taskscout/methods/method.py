@@ -65,9 +65,6 @@ class Method(Protocol):
     ----------
     name
         What the user types.
-    aliases
-        Other names that find it, such as the paper's: ``TaskEmb``. Upper and lower case, spaces
-        and hyphens are the same. They belong to the class that states them, not to subclasses.
     key
         Key of the description it reads and makes; ``card`` for one that reads cards only.
     kinds
@@ -81,7 +78,6 @@ class Method(Protocol):
     """
 
     name: str
-    aliases: tuple[str, ...]
     key: str
     kinds: tuple[Kind, ...]
     needs: frozenset[Need]
@@ -107,6 +103,8 @@ class BaseMethod:
     """Defaults for methods: every kind, nothing needed, no score for "none"."""
 
     name: str = ""
+    #: Other names that find it, such as the paper's: ``TaskEmb``. Upper and lower case, spaces and
+    #: hyphens are the same. They belong to the class that states them, not to its subclasses.
     aliases: tuple[str, ...] = ()
     key: str = ""
     kinds: tuple[Kind, ...] = KINDS
@@ -180,7 +178,7 @@ def method_aliases() -> dict[str, tuple[str, ...]]:
             factory = _factory(name)
         except MethodError:
             continue  # another package's, which says so where it is asked for by its name
-        made = getattr(factory, "func", factory)
+        made: Any = getattr(factory, "func", factory)
         if made not in stated and vars(made).get("aliases"):
             stated.add(made)
             out[name] = tuple(made.aliases)
