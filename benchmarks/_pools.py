@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from taskscout import Pool
-from taskscout.methods.method import Description
-from taskscout.pools.pool import FORMAT, Source, _File, _Packed, _Table
-from taskscout.pools.pool import Pool as PoolClass
+from taskscout.pools.pool import Source, write_packed
 
 KEYS = ("layered-map", "space-map", "overlap")
 
@@ -21,18 +21,18 @@ def replicated(folder: Path, size: int) -> Pool:
     pool = Pool.builtin()
     folder.mkdir(parents=True)
     names = sorted((f"{pool.names[i % len(pool)]}-{i}", i % len(pool)) for i in range(size))
-    for key in KEYS:
-        kept: dict[str, Description] = {n: pool.description(n, key) for n in pool.names}
-        described = [(name, kept[pool.names[of]].arrays) for name, of in names]
-        _Packed.write(folder / f"packed-{key}.safetensors", described)
+
+    def described() -> Iterator[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
+        for key in KEYS:
+            arrays = [pool.description(name, key).arrays for name in pool.names]
+            yield key, [(name, arrays[of]) for name, of in names]
+
     sources = []
     for name, of in names:
         source = pool.source(pool.names[of])
         headers = {key: source.headers[key] for key in KEYS}
         sources.append(Source(replace(source.card, name=name), source.tuning, headers))
-    _File.write(folder / "sources.safetensors", _Table.arrays(sources, KEYS))
-    header = {"format": FORMAT, "encoder": dict(pool.encoder), "packed": size}
-    PoolClass._write_header(folder, header)
+    write_packed(folder, {"encoder": dict(pool.encoder)}, sources, described())
     return Pool.open(folder)
 
 

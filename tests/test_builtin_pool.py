@@ -65,7 +65,7 @@ def test_small_and_of_a_few_files():
     files = [p for p in FOLDER.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= LARGEST
     assert len(files) <= len(KEYS) + 3  # the header, the table of sources, the topics
-    assert {p.suffix for p in files} == {".json", ".safetensors"}
+    assert {p.suffix for p in files} == {".json", ".parquet", ".safetensors"}
 
 
 def test_described_with_the_default_encoder(pool: Pool):

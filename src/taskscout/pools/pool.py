@@ -3,429 +3,59 @@
 A pool is a folder that holds
 
 ``pool.json``
-    what was described with which encoder and recipe, and how many sources are packed;
+    what was described with which encoder, the names and SHA-256 of the files below, and a
+    checksum of its own (:mod:`taskscout.pools.records`);
 ``sources/NAME.safetensors``
-    one loose source: its arrays by ``<key>/<array>``, its card and headers in the file's
-    metadata. Written beside and renamed, so a source is there whole or not at all;
-``sources.safetensors``
-    what is known of all packed sources, a column per field: ``name``, ``card``, ``tuning`` and
-    ``header/KEY`` are texts (JSON but for the names), one after another in UTF-8, and
-    ``COLUMN#ends`` says where each ends; an empty header is none;
-``packed-KEY.safetensors``
-    all packed sources' arrays of one description key: ``data/ARRAY`` holds them flat, one source
-    after another, ``shape/ARRAY`` their shapes (number of axes, or -1 where a source has no such
-    array, then the axes), ``name`` whose they are;
+    one loose source (:mod:`taskscout.pools.loose`). Written beside and renamed, so a source is
+    there whole or not at all;
+``sources.parquet`` and ``packed-KEY.safetensors``
+    all packed sources, cards and arrays (:mod:`taskscout.pools.packed`);
 ``WHAT-DIGEST.safetensors``
     a file that belongs to all sources together, such as a topic model over their terms.
 
-Packed files are read by position: opening a pool reads the names, and a ranking the columns and
-rows it uses, so that what a process holds does not grow with the pool. Their metadata holds a
-SHA-256 of all arrays. Loose and packed sources live side by side; a loose one of the same name
-wins. Format 1 kept what ``sources.safetensors`` holds in ``pool.json``, and names and shapes in
-the packed files' metadata; it is read as ever.
+Loose and packed sources live side by side; a loose one of the same name wins. Each file is
+compared with its checksum when it is first used, so that no ranking rests on a changed byte.
+Pools of format 1 and 2 are read as ever (:mod:`taskscout.pools.old_formats`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as save_bytes
 
 from taskscout.errors import PoolError
-from taskscout.files import write_atomically
+from taskscout.files import new_folder, write_atomically
 from taskscout.methods.method import Description
+from taskscout.pools import old_formats
+from taskscout.pools.integrity import (
+    NAME,
+    UNREADABLE,
+    canonical,
+    checksum,
+    damaged,
+    read_regular,
+    sha256_of,
+)
+from taskscout.pools.loose import LooseSource, write_loose
+from taskscout.pools.packed import (
+    PackedArrays,
+    SourceTable,
+    columns_of,
+    packed_name,
+    write_arrays,
+    write_table,
+)
+from taskscout.pools.records import FORMAT, FileEntry, PoolHeader, Source
 from taskscout.tasks import TaskCard
 
-FORMAT = 2
-_META = "taskscout"
-_TABLE = "sources.safetensors"
-#: NumPy's names of the types that safetensors files name so.
-_TYPES = {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2", "U32": "<u4",
-    "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
-}  # fmt: skip
-#: What reading a damaged file can raise.
-_UNREADABLE = (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError)
-#: Bytes of a column read at a time by who walks along it.
-_AHEAD = 1 << 18
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-def _checksum(arrays: Mapping[str, NDArray[Any]], text: str) -> str:
-    """Hex SHA-256 of arrays (by name, with type and shape) and a text."""
-    h = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        h.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        h.update(array.tobytes())
-    return h.hexdigest()
-
-
-def _canonical(data: Any) -> str:
-    return json.dumps(data, sort_keys=True, ensure_ascii=False)
-
-
-def _header_bytes(header: Mapping[str, Any]) -> bytes:
-    return (json.dumps(header, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _unreadable_source(path: Path, error: Exception) -> PoolError:
-    return PoolError(
-        f"{path} cannot be read ({type(error).__name__}).",
-        "It was cut short or changed.",
-        "Remove the file and add the source again.",
-    )
-
-
-@dataclass(frozen=True)
-class Source:
-    """One source of a pool.
-
-    Attributes
-    ----------
-    card
-        What it is, its licence, where to get it.
-    tuning
-        Recipe, test scores, examples and seconds of its tuned model.
-    headers
-        Headers of its descriptions, by key.
-    """
-
-    card: TaskCard
-    tuning: Mapping[str, Any]
-    headers: Mapping[str, Mapping[str, Any]]
-
-    @property
-    def name(self) -> str:
-        """The card's name."""
-        table, row = self.__dict__.get("_packed", (None, 0))
-        name: str = self.card.name if table is None else table.names[row]
-        return name
-
-    @classmethod
-    def _of(cls, table: _Table, row: int) -> Source:
-        """A packed source, whose parts are read when first asked for."""
-        out = object.__new__(cls)
-        object.__setattr__(out, "_packed", (table, row))
-        return out
-
-    def __getattr__(self, part: str) -> Any:
-        # Reached only for what is not there yet.
-        if part not in ("card", "tuning", "headers") or "_packed" not in self.__dict__:
-            raise AttributeError(part)
-        table, row = self.__dict__["_packed"]
-        value = getattr(table, part)(row)
-        object.__setattr__(self, part, value)
-        return value
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "card": self.card.to_dict(),
-            "tuning": dict(self.tuning),
-            "headers": {k: dict(v) for k, v in self.headers.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Source:
-        """The inverse of :meth:`to_dict`."""
-        return cls(TaskCard.from_dict(data["card"]), data["tuning"], data["headers"])
-
-
-class _File:
-    """A safetensors file of which parts are read by their position, when they are used.
-
-    safetensors' own reader maps the file and copies from the map, and what it has touched stays
-    counted as the process's memory; so would any map. Reading by position holds nothing.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._closing = weakref.finalize(self, os.close, self._descriptor)
-        begin = 8 + int.from_bytes(self._read(0, 8), "little")
-        size = os.fstat(self._descriptor).st_size
-        if begin > size:
-            raise ValueError("the file is cut short")
-        header = json.loads(self._read(8, begin - 8))
-        self.text: str = header.pop("__metadata__")[_META]
-        self._where: dict[str, tuple[np.dtype[Any], tuple[int, ...], int]] = {}
-        self._held: dict[str, tuple[int, bytes]] = {}
-        end = begin
-        for name, entry in header.items():
-            start, stop = (begin + at for at in entry["data_offsets"])
-            dtype, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
-            if stop - start != dtype.itemsize * math.prod(shape):
-                raise ValueError(f"{name} has another size than its shape")
-            self._where[name] = dtype, shape, start
-            end = max(end, stop)
-        if end != size:
-            raise ValueError(f"{size} bytes, not {end}")
-
-    def _read(self, start: int, size: int) -> bytes:
-        if hasattr(os, "pread"):
-            data = os.pread(self._descriptor, size, start)
-        else:
-            os.lseek(self._descriptor, start, os.SEEK_SET)
-            data = os.read(self._descriptor, size)
-        if len(data) != size:
-            raise ValueError("the file is cut short")
-        return data
-
-    def names(self, prefix: str) -> list[str]:
-        """Names of arrays that begin so, without that."""
-        return [n.removeprefix(prefix) for n in self._where if n.startswith(prefix)]
-
-    def length(self, name: str) -> int:
-        """Numbers in an array."""
-        return math.prod(self._where[name][1])
-
-    def array(self, name: str) -> NDArray[Any]:
-        """One array, whole."""
-        return self.part(name, 0, self.length(name)).reshape(self._where[name][1])
-
-    def part(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Some consecutive numbers of an array; they cannot be written to."""
-        dtype, shape, begin = self._where[name]
-        width = dtype.itemsize
-        at, size = begin + start * width, (stop - start) * width
-        first, held = self._held.get(name, (at, b""))
-        if not first <= at <= at + size <= first + len(held):
-            # Who goes on where the last part ended will go on: each call costs more than its bytes.
-            if first <= at <= first + len(held) and held:
-                most = begin + width * math.prod(shape) - at
-                size = max(size, min(_AHEAD, most))
-            first, held = at, self._read(at, size)
-            if size <= _AHEAD:
-                self._held[name] = first, held
-        return np.frombuffer(held, dtype, stop - start, at - first)
-
-    @staticmethod
-    def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write arrays and their checksum."""
-        meta = {"checksum": _checksum(arrays, ""), "format": FORMAT}
-        write_atomically(path, save_bytes(dict(arrays), {_META: _canonical(meta)}))
-
-
-def _sound(path: Path) -> bool:
-    """Whether a packed file's bytes still have the checksum they were written with."""
-    try:
-        with safe_open(path, framework="numpy") as f:  # strict about the file's own header
-            text = f.metadata()[_META]
-            flat = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  # not a dict
-        meta = json.loads(text)
-        if "shapes" in meta:  # format 1
-            kept = {"sources": meta["sources"], "shapes": meta["shapes"]}
-            checksum = _checksum(flat, _canonical([meta["sources"], meta["shapes"]]))
-        else:
-            kept, checksum = {"format": FORMAT}, _checksum(flat, "")
-        if text != _canonical({**kept, "checksum": checksum}):
-            return False
-        # What pads the header, and the order of its entries, belong to no array.
-        return bool(save_bytes(flat, {_META: text}) == path.read_bytes())
-    except _UNREADABLE:
-        return False
-
-
-class _Texts(Sequence[str]):
-    """A column of texts, decoded one by one."""
-
-    def __init__(self, read: Callable[[int, int], NDArray[np.uint8]], ends: NDArray[Any]) -> None:
-        self._read, self._ends = read, ends
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, row: Any) -> Any:
-        start = int(self._ends[row - 1]) if row else 0
-        return self._read(start, int(self._ends[row])).tobytes().decode()
-
-    def filled(self) -> NDArray[np.int64]:
-        """Rows whose text is not empty."""
-        return np.flatnonzero(np.diff(self._ends, prepend=0))
-
-    def all(self) -> list[str]:
-        """All texts."""
-        ends = self._ends.tolist()
-        whole = self._read(0, ends[-1] if ends else 0).tobytes()
-        return [whole[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
-
-    @classmethod
-    def of(cls, file: _File, column: str) -> _Texts:
-        """From a file."""
-        ends = file.array(f"{column}#ends")
-        if len(ends) and (ends[-1] != file.length(column) or (np.diff(ends, prepend=0) < 0).any()):
-            raise ValueError(f"{column} has another size than its texts")
-        return cls(lambda start, stop: file.part(column, start, stop), ends)
-
-    @staticmethod
-    def arrays(column: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """The arrays that keep a column."""
-        parts = [text.encode() for text in texts]
-        return {
-            column: np.frombuffer(b"".join(parts), np.uint8),
-            f"{column}#ends": np.cumsum([len(part) for part in parts], dtype=np.int64),
-        }
-
-
-class _Table:
-    """What is known of packed sources, parsed row by row when it is asked for."""
-
-    def __init__(self, columns: Mapping[str, _Texts]) -> None:
-        self._columns = columns
-        self.names: list[str] = columns["name"].all()
-        self.at = {name: row for row, name in enumerate(self.names)}
-        self.keys = [c.removeprefix("header/") for c in columns if c.startswith("header/")]
-
-    @classmethod
-    def open(cls, path: Path) -> _Table:
-        """From ``sources.safetensors``."""
-        try:
-            file = _File(path)
-            names = [n for n in file.names("") if not n.endswith("#ends")]
-            return cls({name: _Texts.of(file, name) for name in names})
-        except _UNREADABLE as error:
-            raise _unreadable_file(path, error) from error
-
-    @staticmethod
-    def arrays(sources: Sequence[Source], keys: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """The arrays that keep sources, with the headers of some keys."""
-        columns: dict[str, Iterable[str]] = {
-            "name": (s.name for s in sources),
-            "card": (_canonical(s.card.to_dict()) for s in sources),
-            "tuning": (_canonical(dict(s.tuning)) for s in sources),
-        }
-        for key in keys:
-            headers = (s.headers.get(key) for s in sources)
-            columns[f"header/{key}"] = ["" if h is None else _canonical(dict(h)) for h in headers]
-        out: dict[str, NDArray[Any]] = {}
-        for column, rows in columns.items():
-            out.update(_Texts.arrays(column, rows))
-        return out
-
-    @classmethod
-    def of(cls, sources: Sequence[Source]) -> _Table:
-        """From sources in memory, those of a pool of format 1."""
-        keys = sorted({key for source in sources for key in source.headers})
-        arrays = cls.arrays(sources, keys)
-        names = [n for n in arrays if not n.endswith("#ends")]
-
-        def texts(name: str) -> _Texts:
-            blob = arrays[name]
-            return _Texts(lambda start, stop: blob[start:stop], arrays[f"{name}#ends"])
-
-        return cls({name: texts(name) for name in names})
-
-    def card(self, row: int) -> TaskCard:
-        """A source's card."""
-        return TaskCard.from_dict(json.loads(self._columns["card"][row]))
-
-    def tuning(self, row: int) -> dict[str, Any]:
-        """How a source was tuned."""
-        out: dict[str, Any] = json.loads(self._columns["tuning"][row])
-        return out
-
-    def header(self, row: int, key: str) -> dict[str, Any] | None:
-        """The header of one description, or None where there is none."""
-        text = self._columns[f"header/{key}"][row] if key in self.keys else ""
-        out: dict[str, Any] | None = json.loads(text) if text else None
-        return out
-
-    def headers(self, row: int) -> dict[str, dict[str, Any]]:
-        """All headers of a source."""
-        found = {key: self.header(row, key) for key in self.keys}
-        return {key: header for key, header in found.items() if header is not None}
-
-    def described(self, key: str) -> list[str]:
-        """Names of sources that have a description of that key."""
-        if key not in self.keys:
-            return []
-        return [self.names[row] for row in self._columns[f"header/{key}"].filled().tolist()]
-
-
-def _unreadable_file(path: Path, error: Exception) -> PoolError:
-    return PoolError(
-        f"{path} cannot be read ({type(error).__name__}).",
-        "It is missing, cut short or not a taskscout pool file.",
-        "Install or copy the pool again.",
-    )
-
-
-class _Packed:
-    """The packed arrays of one key: flat, one source after another."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = _File(path)
-            meta = json.loads(self._file.text)
-            if "shapes" in meta:  # format 1
-                names, shapes = meta["sources"], meta["shapes"]
-                found = [(a, a, _shape_table(s)) for a, s in shapes.items()]
-            else:
-                names = _Texts.of(self._file, "name").all()
-                found = [
-                    (a, f"data/{a}", self._file.array(f"shape/{a}"))
-                    for a in self._file.names("data/")
-                ]
-            self._at = {name: i for i, name in enumerate(names)}
-            self._columns = []
-            for array, kept, table in found:
-                axes = table[:, 1:]
-                used = np.arange(axes.shape[1]) < table[:, :1]
-                sizes = np.where(table[:, 0] < 0, 0, np.where(used, axes, 1).prod(1))
-                ends = np.concatenate([[0], np.cumsum(sizes)])
-                if len(table) != len(names) or ends[-1] != self._file.length(kept):
-                    raise ValueError(f"{array} has another size than its shapes")
-                self._columns.append((array, kept, table, ends.tolist()))
-        except _UNREADABLE as error:
-            raise _unreadable_file(path, error) from error
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._at
-
-    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        """Arrays of one source, read now."""
-        row = self._at[name]
-        out = {}
-        for array, kept, table, ends in self._columns:
-            count = int(table[row, 0])
-            if count >= 0:
-                flat = self._file.part(kept, ends[row], ends[row + 1])
-                out[array] = flat.reshape(table[row, 1 : 1 + count])
-        return out
-
-    @staticmethod
-    def write(path: Path, described: Sequence[tuple[str, Mapping[str, NDArray[Any]]]]) -> None:
-        """Pack (name, arrays) of sources into one file."""
-        out = _Texts.arrays("name", (name for name, _ in described))
-        for column in sorted({a for _, arrays in described for a in arrays}):
-            found = [arrays.get(column) for _, arrays in described]
-            out[f"shape/{column}"] = _shape_table([None if a is None else a.shape for a in found])
-            out[f"data/{column}"] = np.concatenate([a.ravel() for a in found if a is not None])
-        _File.write(path, out)
-
-
-def _shape_table(shapes: Sequence[Sequence[int] | None]) -> NDArray[np.int64]:
-    """Number of axes, -1 for none, and the axes of each shape, one per row."""
-    width = max((len(s) for s in shapes if s is not None), default=0)
-    out = np.full((len(shapes), 1 + width), -1, np.int64)
-    for row, shape in zip(out, shapes, strict=True):
-        if shape is not None:
-            row[0] = len(shape)
-            row[1 : 1 + len(shape)] = shape
-    return out
+__all__ = ["Descriptions", "Pool", "Source", "write_packed"]
 
 
 class Descriptions(Sequence[Description]):
@@ -453,25 +83,14 @@ class Pool:
     Open one with :meth:`Pool.builtin` or :meth:`Pool.open`, begin one with :meth:`Pool.create`.
     """
 
-    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, header: PoolHeader) -> None:
         self.folder = folder
-        self._header = dict(header)
-        self._packed: dict[str, _Packed] = {}
-        if "packed" in header:
-            self._table = _Table.open(folder / _TABLE)
-            if len(self._table.names) != header["packed"]:
-                raise PoolError(
-                    f"{folder / _TABLE} holds {len(self._table.names)} sources.",
-                    f"The pool.json beside it speaks of {header['packed']}.",
-                    "Install or copy the pool again.",
-                )
-        else:
-            self._table = _Table.of([Source.from_dict(s) for s in header.get("sources", ())])
-        self._added: dict[str, Source] = {}
-        self._loose: dict[str, Path] = {}
-        for path in sorted((folder / "sources").glob("[!.]*.safetensors")):
-            self._loose[path.stem] = path
-            self._added[path.stem] = self._read_loose(path)
+        self._header = header
+        self._encoder = header.encoder.model_dump()
+        self._table = _open_table(folder, header)
+        self._packed: dict[str, PackedArrays] = {}
+        self._checked: set[str] = set()
+        self._loose = {path.stem: LooseSource(path) for path in _loose_paths(folder)}
         self._names: tuple[str, ...] | None = None
 
     # -- opening --------------------------------------------------------------------
@@ -490,34 +109,17 @@ class Pool:
         Raises
         ------
         PoolError
-            If the folder is no pool, or one of a later version of taskscout.
+            If the folder is no pool, one of a later version of taskscout, or damaged.
         """
         folder = Path(folder).expanduser()
         path = folder / "pool.json"
-        if not path.is_file():
+        if not path.exists():
             raise PoolError(
                 f"{folder} holds no pool.json.",
                 "A pool is a folder that taskscout wrote.",
                 f"Begin one: taskscout pool add FILE --pool {folder}",
             )
-        try:
-            header = json.loads(path.read_text(encoding="utf-8"))
-            version = int(header["format"])
-            if version > FORMAT:
-                raise PoolError(
-                    f"{path} has format {version}.",
-                    f"This taskscout reads formats up to {FORMAT}.",
-                    "Upgrade it: pip install --upgrade taskscout",
-                )
-            pool = cls(folder, header)
-            _ = pool.encoder["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PoolError(
-                f"{path} is not a pool's header ({type(error).__name__}: {error}).",
-                "It was cut short or changed by hand.",
-                "Restore it from a copy, or build the pool again.",
-            ) from error
-        return pool
+        return cls(folder, _read_header(path))
 
     @classmethod
     def create(cls, folder: str | Path, *, encoder: Mapping[str, Any], write: bool = True) -> Pool:
@@ -531,11 +133,17 @@ class Pool:
             What :func:`taskscout.pools.build.encoder_header` gives.
         write
             False leaves the disk as it is until the first source is added.
+
+        Raises
+        ------
+        PoolError
+            If the pool that is there cannot be opened, or the encoder lacks a field.
         """
         folder = Path(folder).expanduser()
-        if (folder / "pool.json").exists():
+        path = folder / "pool.json"
+        if path.exists():
             return cls.open(folder)
-        pool = cls(folder, {"format": FORMAT, "encoder": dict(encoder)})
+        pool = cls(folder, _validated(path, {"format": FORMAT, "encoder": dict(encoder)}))
         if write:
             pool._begin()
         return pool
@@ -544,40 +152,32 @@ class Pool:
         """Write the header where there is none yet."""
         if not (self.folder / "pool.json").exists():
             (self.folder / "sources").mkdir(parents=True, exist_ok=True)
-            self._write_header(self.folder, self._header)
-
-    @staticmethod
-    def _write_header(folder: Path, header: Mapping[str, Any]) -> None:
-        body = {k: v for k, v in header.items() if k != "checksum"}
-        body["checksum"] = _checksum({}, _canonical(body))
-        write_atomically(folder / "pool.json", _header_bytes(body))
+            _write_header(self.folder, self._header)
 
     # -- reading --------------------------------------------------------------------
 
     @property
     def encoder(self) -> Mapping[str, Any]:
         """Model id, fingerprint and pooling of the encoder its sources were tuned on."""
-        encoder: Mapping[str, Any] = self._header["encoder"]
-        return encoder
+        return self._encoder
 
     @property
     def left_out(self) -> Mapping[str, str]:
         """Tasks that were considered and are not in the pool, with the reason."""
-        out: Mapping[str, str] = self._header.get("left_out", {})
-        return out
+        return self._header.left_out
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the sources, in order."""
         if self._names is None:
-            self._names = tuple(sorted({*self._table.names, *self._added}))
+            self._names = tuple(sorted({*self._table.names, *self._loose}))
         return self._names
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._added or name in self._table.at
+        return name in self._loose or name in self._table.row_of
 
     def __iter__(self) -> Iterator[Source]:
         return (self.source(n) for n in self.names)
@@ -593,26 +193,33 @@ class Pool:
         PoolError
             If there is no such source; names the closest.
         """
-        if name not in self:
-            import difflib
+        if name in self._loose:
+            return self._loose[name].source
+        if name in self._table.row_of:
+            return self._table.source(self._table.row_of[name])
+        import difflib
 
-            close = difflib.get_close_matches(name, self.names, 3)
-            raise PoolError(
-                f"The pool {self.folder} has no source {name!r}.",
-                f"Close names: {', '.join(close)}." if close else "No name is close to it.",
-                "See them all: taskscout pool list",
-            )
-        known = self._added.get(name)
-        return known if known is not None else Source._of(self._table, self._table.at[name])
+        close = difflib.get_close_matches(name, self.names, 3)
+        raise PoolError(
+            f"The pool {self.folder} has no source {name!r}.",
+            f"Close names: {', '.join(close)}." if close else "No name is close to it.",
+            "See them all: taskscout pool list",
+        )
 
     def described(self, key: str) -> tuple[str, ...]:
         """Names of the sources that have a description of that key."""
-        packed = {n for n in self._table.described(key) if n not in self._added}
-        loose = {n for n, source in self._added.items() if key in source.headers}
+        packed = {n for n in self._table.described(key) if n not in self._loose}
+        loose = {n for n, each in self._loose.items() if key in each.source.headers}
         return tuple(sorted(packed | loose))
 
     def description(self, name: str, key: str) -> Description:
-        """One description; arrays are read now."""
+        """One description; arrays are read now.
+
+        Raises
+        ------
+        PoolError
+            If there is no such source or description, or its file is damaged.
+        """
         header = self.header(name, key)
         if header is None:
             raise PoolError(
@@ -621,53 +228,36 @@ class Pool:
                 "Choose a method that reads one of these, or describe the source again.",
             )
         if name in self._loose:
-            arrays = self._read_arrays(self._loose[name], key)
-        else:
-            packed = self._packed_file(key)
-            if name not in packed:
-                raise PoolError(
-                    f"{packed.path} does not hold source {name!r}.",
-                    "It belongs to another pool than the pool.json beside it.",
-                    "Install or copy the pool again.",
-                )
-            arrays = packed.arrays(name)
-        return Description(key, name, header, arrays)
+            return Description(key, name, header, self._loose[name].arrays(key))
+        packed = self._packed_arrays(key)
+        if name not in packed:
+            raise PoolError(
+                f"{packed.path} does not hold source {name!r}.",
+                "It belongs to another pool than the pool.json beside it.",
+                "Install or copy the pool again.",
+            )
+        return Description(key, name, header, packed.arrays(name))
 
     def header(self, name: str, key: str) -> Mapping[str, Any] | None:
         """The header of one description, without the others; None where there is none."""
-        if name in self._added or name not in self._table.at:
+        if name in self._loose or name not in self._table.row_of:
             return self.source(name).headers.get(key)
-        return self._table.header(self._table.at[name], key)
+        return self._table.header(self._table.row_of[name], key)
 
     def descriptions(self, key: str, names: Sequence[str] | None = None) -> Descriptions:
         """Descriptions of one key, read one by one as a method walks over them."""
         return Descriptions(self, key, self.described(key) if names is None else names)
 
-    def _packed_file(self, key: str) -> _Packed:
+    def _packed_arrays(self, key: str) -> PackedArrays:
         if key not in self._packed:
-            self._packed[key] = _Packed(self.folder / f"packed-{key}.safetensors")
+            if isinstance(self._header.packed, dict):
+                if key not in self._header.packed:
+                    raise damaged(self.folder / "pool.json", f"it names no file for {key!r}")
+                entry = self._header.packed[key]
+                self._packed[key] = PackedArrays(self.folder / entry.name, entry.sha256)
+            else:
+                self._packed[key] = PackedArrays(self.folder / packed_name(key), None)
         return self._packed[key]
-
-    @staticmethod
-    def _read_loose(path: Path) -> Source:
-        try:
-            with safe_open(path, framework="numpy") as f:
-                return Source.from_dict(json.loads(f.metadata()[_META])["source"])
-        except _UNREADABLE as error:
-            raise _unreadable_source(path, error) from error
-
-    @staticmethod
-    def _read_arrays(path: Path, key: str) -> dict[str, NDArray[Any]]:
-        try:
-            with safe_open(path, framework="numpy") as f:
-                prefix = f"{key}/"
-                return {
-                    n.removeprefix(prefix): f.get_tensor(n)
-                    for n in f.keys()  # noqa: SIM118  # not a dict
-                    if n.startswith(prefix)
-                }
-        except _UNREADABLE as error:
-            raise _unreadable_source(path, error) from error
 
     # -- changing ---------------------------------------------------------------------
 
@@ -679,7 +269,7 @@ class Pool:
         PoolError
             If the name is taken (and not ``replace``) or cannot be a file name.
         """
-        if not _NAME.fullmatch(name) or len(name) > 100 or name == "none":
+        if not NAME.fullmatch(name) or len(name) > 100 or name == "none":
             raise PoolError(
                 f"{name!r} cannot name a source.",
                 "A name has at most 100 letters, digits, '.', '_' and '-', and is not 'none'.",
@@ -707,20 +297,14 @@ class Pool:
         PoolError
             If the name is taken (and not ``replace``) or cannot be a file name.
         """
-        name = card.name
-        self.check_name(name, replace=replace)
-        descriptions = list(descriptions)
-        source = Source(card, tuning, {d.key: d.header for d in descriptions})
-        arrays = {f"{d.key}/{a}": v for d in descriptions for a, v in d.arrays.items()}
-        arrays = {k: np.asarray(v, order="C") for k, v in arrays.items()}
-        meta: dict[str, Any] = {"source": source.to_dict()}
-        meta["checksum"] = _checksum(arrays, _canonical(source.to_dict()))
-        path = self.folder / "sources" / f"{name}.safetensors"
+        self.check_name(card.name, replace=replace)
+        described = list(descriptions)
+        source = Source(card, tuning, {d.key: d.header for d in described})
+        path = self.folder / "sources" / f"{card.name}.safetensors"
         self._begin()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save_bytes(arrays, {_META: _canonical(meta)}))
-        self._added[name] = source
-        self._loose[name] = path
+        write_loose(path, source, described)
+        self._loose[card.name] = LooseSource(path)
         self._names = None
 
     def remove(self, name: str) -> None:
@@ -738,37 +322,52 @@ class Pool:
                 "Packed files are not changed in place.",
                 f"Leave it out of a ranking instead: taskscout rank FILE --exclude {name}",
             )
-        self._loose.pop(name).unlink()
-        del self._added[name]
+        self._loose.pop(name).path.unlink()
         self._names = None
 
     def set_left_out(self, reasons: Mapping[str, str]) -> None:
         """Record why tasks are not in the pool."""
-        self._header["left_out"] = dict(sorted(reasons.items()))
-        self._write_header(self.folder, self._header)
+        self._change_header(left_out=dict(sorted(reasons.items())))
+
+    def _change_header(self, **fields: Any) -> None:
+        header = self._header.model_copy(update=fields)
+        _write_header(self.folder, header)
+        self._header = header
 
     def attached(self, what: str) -> Path | None:
-        """Find a file that was attached; None where there is none."""
-        kept = self._header.get("files", {}).get(what)
-        return None if kept is None else self.folder / kept["name"]
+        """Find a file that was attached, as it was written; None where there is none.
+
+        Raises
+        ------
+        PoolError
+            If it is missing, or not what was attached.
+        """
+        entry = self._header.files.get(what)
+        if entry is None:
+            return None
+        path = self.folder / entry.name
+        if entry.sha256 not in self._checked:
+            _check(path, entry)
+            self._checked.add(entry.sha256)
+        return path
 
     def attach(self, what: str, data: bytes) -> None:
         """Keep a file that belongs to all sources together, in place of the one there was."""
+        old = self._header.files.get(what)
         digest = hashlib.sha256(data).hexdigest()
-        old = self.attached(what)
         # Named by its content: whenever killed, the header names a whole file.
-        path = self.folder / f"{what}-{digest[:16]}.safetensors"
+        entry = FileEntry(name=f"{what}-{digest[:16]}.safetensors", sha256=digest)
         self._begin()
-        write_atomically(path, data)
-        files = {**self._header.get("files", {}), what: {"name": path.name, "sha256": digest}}
-        self._header["files"] = files
-        self._write_header(self.folder, self._header)
-        if old is not None and old != path:
-            old.unlink(missing_ok=True)
+        write_atomically(self.folder / entry.name, data)
+        self._change_header(files={**self._header.files, what: entry})
+        if old is not None and old.name != entry.name:
+            (self.folder / old.name).unlink(missing_ok=True)
 
     def _attach_to(self, other: Pool) -> None:
-        for what, kept in self._header.get("files", {}).items():
-            other.attach(what, (self.folder / kept["name"]).read_bytes())
+        for what in self._header.files:
+            path = self.attached(what)
+            if path is not None:
+                other.attach(what, path.read_bytes())
 
     def unpack(self, folder: str | Path) -> Pool:
         """Write all sources to another folder as loose files, which can be changed."""
@@ -783,66 +382,195 @@ class Pool:
         return out
 
     def pack(self, folder: str | Path, *, keys: Sequence[str] | None = None) -> Pool:
-        """Write all sources to another folder as one file per description key."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        every = sorted({k for s in self for k in s.headers})
-        keys = every if keys is None else list(keys)
-        for key in keys:
-            described = [(n, self.description(n, key).arrays) for n in self.described(key)]
-            _Packed.write(folder / f"packed-{key}.safetensors", described)
-        sources = list(self)
-        _File.write(folder / _TABLE, _Table.arrays(sources, keys))
-        header = {k: v for k, v in self._header.items() if k not in ("sources", "files")}
-        self._write_header(folder, {**header, "format": FORMAT, "packed": len(sources)})
-        packed = Pool.open(folder)
-        self._attach_to(packed)
-        return packed
+        """Write all sources to a new folder as one file per description key.
+
+        Parameters
+        ----------
+        folder
+            Missing, or empty. It is there whole or not at all.
+        keys
+            Whose descriptions to take along; None for all.
+
+        Raises
+        ------
+        PoolError
+            If the folder holds something.
+        """
+        folder = Path(folder).expanduser().absolute()
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise PoolError(
+                f"{folder} is there already.",
+                "A pool is packed into a folder of its own, whole or not at all.",
+                "Name a new folder, or remove this one first.",
+            )
+        if keys is None:
+            keys = sorted({key for source in self for key in source.headers})
+        described = (
+            (key, [(n, self.description(n, key).arrays) for n in self.described(key)])
+            for key in keys
+        )
+        with new_folder(folder) as temporary:
+            write_packed(temporary, self._header.to_dict(), list(self), described)
+            self._attach_to(Pool.open(temporary))
+        return Pool.open(folder)
 
     def verify(self) -> list[str]:
         """What is wrong with the files, one sentence each; an empty list when all is well.
 
-        Every array, header and card is compared with the checksum it was written with.
+        Every file is compared with the checksum it was written with, and every card is read.
         """
-        problems = []
-        path = self.folder / "pool.json"
-        try:
-            data = path.read_bytes()
-            header = json.loads(data)
-            body = {k: v for k, v in header.items() if k != "checksum"}
-            good = header["checksum"] == _checksum({}, _canonical(body))
-            # A changed bit can leave a text that says the same, such as 1e-5 as 1E-5.
-            good &= data == _header_bytes(header)
-        except _UNREADABLE:
-            good = False
-        if not good:
-            problems.append(f"{path}: the checksum does not match.")
-        for kept in self._header.get("files", {}).values():
-            path = self.folder / kept["name"]
-            if (
-                not path.is_file()
-                or hashlib.sha256(path.read_bytes()).hexdigest() != kept["sha256"]
-            ):
-                problems.append(f"{path}: the checksum does not match.")
-        for path in self._loose.values():
+        problems: list[str] = []
+        for path, check in self._checks():
             try:
-                with safe_open(path, framework="numpy") as f:
-                    text = f.metadata()[_META]
-                    arrays = {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118  # not a dict
-                meta = json.loads(text)
-                good = text == _canonical(meta)
-                good &= meta["source"]["card"]["name"] == path.stem
-                good &= meta["checksum"] == _checksum(arrays, _canonical(meta["source"]))
-            except _UNREADABLE:
-                good = False
-            if not good:
-                problems.append(f"{path}: the checksum does not match.")
-        packed = [self.folder / f"packed-{key}.safetensors" for key in self._table.keys]
-        if "packed" in self._header:
-            packed.append(self.folder / _TABLE)
-        for path in packed:
-            if not path.exists():
-                problems.append(f"{path} is missing.")
-            elif not _sound(path):
-                problems.append(f"{path}: the checksum does not match.")
+                check()
+            except (PoolError, *UNREADABLE):
+                what = ": the checksum does not match." if path.exists() else " is missing."
+                problems.append(f"{path}{what}")
+        for name in () if problems else self.names:
+            try:
+                self.source(name)
+            except PoolError as error:
+                problems.append(f"{name}: {error.found}")
         return problems
+
+    def _checks(self) -> Iterator[tuple[Path, Callable[[], object]]]:
+        """Every file with what compares it with its checksum, and raises where they differ."""
+        path, header = self.folder / "pool.json", self._header
+        yield path, partial(_check_header, path)
+        entries = [*header.files.values()]
+        if isinstance(header.packed, dict):
+            entries += [*header.packed.values()]
+        if header.table is not None:
+            entries.append(header.table)
+        for entry in entries:
+            yield self.folder / entry.name, partial(_check, self.folder / entry.name, entry)
+        if header.format < 3:
+            old = [packed_name(key) for key in self._table.keys]
+            for name in [old_formats.TABLE, *old] if header.packed is not None else old:
+                yield self.folder / name, partial(old_formats.require_sound, self.folder / name)
+        for loose in self._loose.values():
+            yield loose.path, partial(_check_loose, loose.path)
+
+
+def _check(path: Path, entry: FileEntry) -> None:
+    """Compare a file with its entry in ``pool.json``."""
+    try:
+        if sha256_of(path) != entry.sha256:
+            raise ValueError("the checksum does not match")
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def _check_loose(path: Path) -> None:
+    LooseSource(path).check()
+
+
+def _open_table(folder: Path, header: PoolHeader) -> SourceTable:
+    """The packed sources of a pool of any format."""
+    if header.table is not None:
+        return SourceTable.open(folder / header.table.name, header.table.sha256)
+    path = folder / "pool.json"
+    try:
+        if header.packed is not None:
+            path = folder / old_formats.TABLE
+            columns = old_formats.columns_of(path)
+            if len(columns["name"]) != header.packed:
+                raise ValueError(f"pool.json beside it speaks of {header.packed} sources")
+        else:
+            sources = [Source.from_dict(each) for each in header.sources]
+            columns = columns_of(sources, sorted({key for s in sources for key in s.headers}))
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+    return SourceTable.of(path, columns)
+
+
+def _loose_paths(folder: Path) -> list[Path]:
+    """Files of loose sources, without those that a killed process left half written."""
+    try:
+        paths = [Path(entry.path) for entry in os.scandir(folder / "sources")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise damaged(folder / "sources", error) from error
+    return sorted(p for p in paths if p.suffix == ".safetensors" and not p.name.startswith("."))
+
+
+def write_packed(
+    folder: Path,
+    header: Mapping[str, Any],
+    sources: Sequence[Source],
+    described: Iterable[tuple[str, Sequence[tuple[str, Mapping[str, NDArray[Any]]]]]],
+) -> None:
+    """Write the files of a packed pool into an empty folder.
+
+    Parameters
+    ----------
+    folder
+        Where; it exists.
+    header
+        At least the ``encoder``, as ``pool.json`` has it.
+    sources
+        Cards, tunings and headers.
+    described
+        Per key the names and arrays of its sources, in the order of the names.
+    """
+    packed = {key: write_arrays(folder, key, arrays) for key, arrays in described}
+    table = write_table(folder, sources, list(packed))
+    of_these_files = {"files", "sources", "checksum"}
+    fields = {name: value for name, value in header.items() if name not in of_these_files}
+    fields |= {"format": FORMAT, "table": table, "packed": packed}
+    _write_header(folder, PoolHeader.model_validate(fields))
+
+
+# -- pool.json ------------------------------------------------------------------------
+
+
+def _read_header(path: Path) -> PoolHeader:
+    try:
+        data = json.loads(read_regular(path))
+        version = int(data["format"])
+    except UNREADABLE as error:
+        raise _no_header(path, error) from error
+    if version > FORMAT:
+        raise PoolError(
+            f"{path} has format {version}.",
+            f"This taskscout reads formats up to {FORMAT}.",
+            "Upgrade it: pip install --upgrade taskscout",
+        )
+    header = _validated(path, data)
+    if data.get("checksum") != _header_checksum(data):
+        raise _no_header(path, "the checksum does not match")
+    return header
+
+
+def _validated(path: Path, data: Mapping[str, Any]) -> PoolHeader:
+    try:
+        return PoolHeader.model_validate(data)
+    except UNREADABLE as error:
+        raise _no_header(path, error) from error
+
+
+def _no_header(path: Path, reason: Exception | str) -> PoolError:
+    return damaged(path, reason, "Restore it from a copy, or build the pool again.")
+
+
+def _header_checksum(data: Mapping[str, Any]) -> str:
+    return checksum({}, canonical({k: v for k, v in data.items() if k != "checksum"}))
+
+
+def _header_bytes(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _check_header(path: Path) -> None:
+    """Compare the bytes with what was written: 1E-5 for 1e-5 says the same, and is damage."""
+    _read_header(path)
+    data = path.read_bytes()
+    if data != _header_bytes(json.loads(data)):
+        raise _no_header(path, "the checksum does not match")
+
+
+def _write_header(folder: Path, header: PoolHeader) -> None:
+    data = header.to_dict()
+    data["checksum"] = _header_checksum(data)
+    write_atomically(folder / "pool.json", _header_bytes(data))
