@@ -16,6 +16,7 @@ import pytest
 from taskscout.errors import PoolError
 from taskscout.methods.method import get_method
 from taskscout.methods.topics import TopicModel
+from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.tuning import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool, build
@@ -109,6 +110,53 @@ def test_a_map_stands_for_the_tuned_model(small_pool: Pool, small_bench: Workben
     assert mapped.shape == base.shape
     wanted = small_bench.tuned_embeddings(task, "test").astype(np.float64)
     assert ((mapped - wanted) ** 2).sum() < 0.7 * ((base - wanted) ** 2).sum()
+
+
+class KilledError(BaseException):
+    """Ends a run where a kill would."""
+
+
+def test_a_source_is_the_same_whatever_comes_from_the_cache(
+    small_bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run that was killed at any moment, and made again, ends with the numbers of one that was
+    not: those of the tuned model on disk, of embeddings on disk, and of neither."""
+    task = toy_task("reviews", seed=1, n=120)
+    whole = EmbeddingCache.put
+
+    def arrays(cache: EmbeddingCache | NoCache, name: str) -> dict[str, bytes]:
+        encoder = fresh_bench(small_bench).encoder
+        # A scale that is no power of two, so that the order of its products shows.
+        bench = Workbench(encoder, cache=cache, recipe=replace(RECIPE, alpha=7))
+        pool = Pool.create(tmp_path / name, encoder=encoder_header(encoder))
+        add_source(pool, task, bench)
+        found = [pool.description(task.name, key) for key in pool.source(task.name).headers]
+        return {f"{d.key}/{n}": a.tobytes() for d in found for n, a in d.arrays.items()}
+
+    undisturbed = arrays(NoCache(), "undisturbed")
+    kills = 0
+    for puts in range(20):
+        folder, left = tmp_path / f"cache {puts}", [puts]
+
+        def put(self: EmbeddingCache, *values: Any, left: list[int] = left) -> None:
+            if not left[0]:
+                raise KilledError
+            left[0] -= 1
+            whole(self, *values)
+
+        monkeypatch.setattr(EmbeddingCache, "put", put)
+        try:
+            arrays(EmbeddingCache(folder), f"killed {puts}")
+        except KilledError:
+            kills += 1
+        else:
+            break
+        finally:
+            monkeypatch.undo()
+        assert len(list((folder / "tuned").glob("*.safetensors"))) == 1
+        assert arrays(EmbeddingCache(folder), f"again {puts}") == undisturbed
+    assert kills > 1
+    assert arrays(EmbeddingCache(folder), "all from the cache") == undisturbed
 
 
 def test_another_encoder_is_refused(empty: Pool, small_bench: Workbench):

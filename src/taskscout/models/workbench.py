@@ -316,6 +316,7 @@ class Workbench:
         recipe
             None for the workbench's own.
         """
+        from taskscout.models.tuned_store import from_bytes, to_bytes
         from taskscout.models.tuning import tune
 
         recipe = recipe or self.recipe
@@ -332,6 +333,10 @@ class Workbench:
             recipe = replace(recipe, checkpoints=tuple(wanted))
             kept = tune(task, self.encoder, recipe)
             self.tunings += 1
+            if task.kind in SEQUENCE_KINDS:
+                # As it comes back from disk: a body that was just trained computes attention by
+                # another route, and a run that was killed would end with other numbers.
+                kept = from_bytes(to_bytes(kept), self.encoder)
             if store is not None:
                 store.put(task, self.encoder, kept)
         self._kept[key] = kept
