@@ -17,6 +17,7 @@ import pytest
 
 from taskscout.errors import ModelError, TaskscoutError
 from taskscout.models import cache as module
+from taskscout.models import cache_file as file_module
 from taskscout.models.cache import EmbeddingCache, NoCache, parse_size
 
 
@@ -197,7 +198,7 @@ def test_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("TASKSCOUT_CACHE_SIZE", "3MB")
     cache = EmbeddingCache()
     assert cache.folder == tmp_path / "here"
-    assert cache.max_bytes == 3 * 2**20
+    assert cache.max_bytes == 3_000_000
     assert EmbeddingCache(max_bytes=5).max_bytes == 5
     monkeypatch.delenv("TASKSCOUT_CACHE")
     assert "taskscout" in str(EmbeddingCache().folder)
@@ -208,13 +209,20 @@ def test_environment(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("17", 17), ("2GB", 2**31), ("500 MiB", 500 * 2**20), ("1.5k", 1536), ("1t", 2**40)],
+    [
+        ("0", 0),
+        ("17", 17),
+        ("2GB", 2 * 10**9),
+        (" 2GiB ", 2**31),
+        ("500 MiB", 500 * 2**20),
+        ("1.5k", 1500),
+    ],
 )
 def test_sizes(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1", "1 PB", "2,5GB", "inf"])
+@pytest.mark.parametrize("text", ["", "GB", "-1", "1 XB", "2,5GB", "inf", "9" * 5000])
 def test_sizes_that_are_none(text):
     with pytest.raises(TaskscoutError, match="cannot be read"):
         parse_size(text)
@@ -251,7 +259,7 @@ def test_size_is_bounded(tmp_path):
     for block in range(20):
         keys = fill(cache, block)
         assert cache.path.stat().st_size <= limit
-        assert cache.info().bytes <= limit + 257 * module._PAGE_SIZE  # with the log
+        assert cache.info().bytes <= limit + 257 * file_module.PAGE_SIZE  # with the log
         assert cache.get("space", keys)[1].all()  # the newest stays
     cache.close()
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= limit
@@ -274,7 +282,7 @@ def test_reading_hardly_writes(cache, clock):
     for block in range(4):
         fill(cache, block, rows=module._BATCH, d=4)
     keys = keys_of(*range(4 * module._BATCH))
-    db = cache._connection()
+    db = cache._file.connection()
     before = db.total_changes
     cache.get("space", keys)
     assert db.total_changes == before  # used within the minute
@@ -411,19 +419,19 @@ def test_a_kill_at_any_moment(tmp_path, limit):
 
 def test_a_forked_child_uses_its_own_connection(cache):
     cache.put("space", keys_of(1), vectors_of(1))
-    ours = cache._connection()
+    ours = cache._file.connection()
     child = os.fork() if hasattr(os, "fork") else pytest.skip("needs fork")
     if child == 0:
-        good = cache.get("space", keys_of(1))[1].all() and cache._connection() is not ours
+        good = cache.get("space", keys_of(1))[1].all() and cache._file.connection() is not ours
         cache.put("space", keys_of(2), vectors_of(2))
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert cache._connection() is ours
+    assert cache._file.connection() is ours
     assert cache.get("space", keys_of(1, 2))[1].all()
 
 
 def test_a_lock_that_is_held_costs_only_the_cache(cache, monkeypatch, caplog):
-    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(file_module, "_PATIENCE", 0.05)
     cache.put("space", keys_of(1), vectors_of(1))
     other = sqlite3.connect(cache.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -462,8 +470,8 @@ def truncated(path: Path) -> None:
 def overwritten(path: Path) -> None:
     a_cache(path)
     with path.open("r+b") as f:
-        f.seek(module._PAGE_SIZE)
-        f.write(os.urandom(path.stat().st_size - module._PAGE_SIZE))
+        f.seek(file_module.PAGE_SIZE)
+        f.write(os.urandom(path.stat().st_size - file_module.PAGE_SIZE))
 
 
 @pytest.mark.parametrize(
@@ -547,13 +555,13 @@ def test_off_where_the_file_is_read_only(tmp_path, caplog, monkeypatch):
     def read_only(name, **options):
         return connect(str(name).replace("mode=rw", "mode=ro"), **options)
 
-    monkeypatch.setattr(module.sqlite3, "connect", read_only)
+    monkeypatch.setattr(file_module.sqlite3, "connect", read_only)
     assert_off(EmbeddingCache(tmp_path), caplog)
 
 
 def test_off_where_the_disk_is_full(cache, caplog):
     cache.put("space", keys_of(0), vectors_of(0))
-    db = cache._connection()
+    db = cache._file.connection()
     db.execute("PRAGMA max_page_count = 1")
     fill(cache, 1, d=8)
     assert_off(cache, caplog)
@@ -562,4 +570,4 @@ def test_off_where_the_disk_is_full(cache, caplog):
 
 def test_our_own_mistakes_are_not_hidden(cache):
     with pytest.raises(sqlite3.Error):
-        cache._do(lambda db: db.execute("SELECT ?"), None)
+        cache._file.do(lambda db: db.execute("SELECT ?"), None)

@@ -178,7 +178,7 @@ def test_the_limit_is_set_by_a_variable(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("TASKSCOUT_CACHE_SIZE", "1MB")
     assert TunedStore(tmp_path).max_bytes == 2 * 2**30
     monkeypatch.setenv("TASKSCOUT_TUNED_CACHE_SIZE", "3GB")
-    assert TunedStore(tmp_path).max_bytes == 3 * 2**30
+    assert TunedStore(tmp_path).max_bytes == 3_000_000_000
     assert TunedStore(tmp_path, max_bytes=5).max_bytes == 5
     monkeypatch.setenv("TASKSCOUT_TUNED_CACHE_SIZE", "plenty")
     with pytest.raises(TaskscoutError, match="TASKSCOUT_TUNED_CACHE_SIZE"):

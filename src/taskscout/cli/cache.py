@@ -37,12 +37,12 @@ def info(context: typer.Context, as_json: _Json = False) -> None:
     from dataclasses import asdict
 
     embeddings, store = _stores()
-    found, tuned = embeddings.info(), store.info()
+    contents, tuned = embeddings.info(), store.info()
     if as_json:
-        spaces = [{**asdict(s), "used": s.used.isoformat()} for s in found.spaces]
+        spaces = [{**asdict(s), "id": s.id, "used": s.used.isoformat()} for s in contents.spaces]
         data = {
-            **asdict(found),
-            "path": str(found.path),
+            **asdict(contents),
+            "path": str(contents.path),
             "spaces": spaces,
             "tuned": {**asdict(tuned), "path": str(tuned.path)},
         }
@@ -54,18 +54,20 @@ def info(context: typer.Context, as_json: _Json = False) -> None:
     from taskscout.reports.terminal import size
 
     console = stdout()
-    used = f"{size(found.bytes)} of at most {size(found.max_bytes)}"
-    line = f"{found.path}: {found.entries:,} embeddings, {used}"
+    used = f"{size(contents.bytes)} of at most {size(contents.max_bytes)}"
+    line = f"{contents.path}: {contents.entries:,} embeddings, {used}"
     console.print(line, markup=False, soft_wrap=True)
-    if found.spaces:
+    if contents.spaces:
         table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("what was embedded with", overflow="fold")
+        for column in ("embeddings", "size", "last used (UTC)"):
+            table.add_column(column, justify="right", no_wrap=True)
         table.add_column("space", no_wrap=True)
-        table.add_column("encoder", overflow="fold")
-        for column in ("embeddings", "size", "last used"):
-            table.add_column(column, justify="right")
-        for s in found.spaces:
-            when = f"{s.used:%Y-%m-%d %H:%M} UTC"
-            table.add_row(s.space, Text(s.label), f"{s.entries:,}", size(s.bytes), when)
+        for space in contents.spaces:
+            when = f"{space.used:%Y-%m-%d %H:%M}"
+            what = Text(space.label or "–")
+            cells = (what, f"{space.entries:,}", size(space.bytes), when, space.id)
+            table.add_row(*cells)
         console.print(table)
     used = f"{size(tuned.bytes)} of at most {size(tuned.max_bytes)}"
     line = f"{tuned.path}: {tuned.models:,} tuned models, {used}"
@@ -77,7 +79,7 @@ def clear(
     space: Annotated[
         str | None,
         typer.Argument(
-            help=f"Only this embedding space, or '{TUNED}' for the tuned models; all by default."
+            help=f"Only this space of the table, or '{TUNED}' for the tuned models; all by default."
         ),
     ] = None,
     as_json: _Json = False,
@@ -86,6 +88,9 @@ def clear(
     import json
 
     embeddings, store = _stores()
+    # Tables show the short name of a space, JSON both.
+    spaces = {known.id: known.space for known in embeddings.info().spaces}
+    space = spaces.get(space or "", space)
     removed = 0 if space == TUNED else embeddings.clear(space)
     models = store.clear() if space in (None, TUNED) else 0
     if as_json:
