@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -459,6 +461,49 @@ def test_pool_list(run: Run, small_pool: Pool):
     assert data["left_out"] == {}
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_of_sources_fits(width: int):
+    """Name, kind, size, score and licence of all 74 sources stand in one line each."""
+    from rich.console import Console
+
+    from taskscout.reports.pools import pool_table
+
+    pool = Pool.builtin()
+    console = Console(width=width, highlight=False)
+    with console.capture() as capture:
+        console.print(pool_table(pool, console.width))
+    lines = capture.get().splitlines()
+    assert len(lines) == len(pool) + 1
+    for line, source in zip(lines[1:], pool, strict=True):
+        assert len(line.rstrip()) <= width
+        card = source.card
+        words = line.split()
+        assert words[:3] == [source.name, card.kind, f"{sum(card.rows.values()):,}"]
+        assert float(words[3]) == pytest.approx(source.tuning["scores"]["score"], abs=6e-4)
+        assert ("[nc]" in line) == (card.commercial == "no")
+
+
+def test_what_a_pool_says_is_shown_as_text(run: Run, small_pool: Pool, tmp_path: Path):
+    """Neither markup nor what a terminal would obey."""
+    pool = Pool.create(tmp_path / "pool", encoder=small_pool.encoder)
+    hostile = "[/] [red]books[/red] \x1b[2J\x07 \x9b2J"
+    card = replace(small_pool.source("topics").card, name="a", domain=hostile, licence=hostile,
+                   label_names=(hostile, "[/]"), homepage=hostile)  # fmt: skip
+    pool.add(card, {"recipe": {"[/]": hostile}, "scores": {"[/]": 0.5}}, [])
+    pool.set_left_out({"[/]": hostile})
+    for arguments in (("list",), ("show", "a")):
+        code, out, err = run("pool", *arguments, "--pool", pool.folder)
+        assert (code, err) == (0, "")
+        assert "[red]books[/red]" in out
+        assert not any(c in out for c in "\x1b\x07\x9b")
+
+
+def test_pool_show_has_no_fingerprints(run: Run):
+    _, out, _ = run("pool", "show", "snli")
+    assert not re.search("[0-9a-f]{16}", out)
+    assert "explained" in out
+
+
 def test_pool_show(run: Run, small_pool: Pool):
     folder = small_pool.folder
     code, out, err = run("pool", "show", "topics", "--pool", folder)
@@ -724,7 +769,9 @@ def test_cache(run: Run, cache: Path, target: Path, ours: list[str]):
     code, out, err = run("cache")
     assert (code, err) == (0, "")
     assert f"{data['entries']} embeddings" in out
-    assert space["space"] in out
+    assert space["id"] in out
+    assert space["space"] not in out  # a fingerprint of 32 digits and more
+    assert only_json(run("cache", "clear", space["id"], "--json"))["removed"] == space["entries"]
 
 
 def test_cache_clear(run: Run, cache: Path):

@@ -29,15 +29,16 @@ def list_sources(folder: _PoolOption = "builtin", as_json: _Json = False) -> Non
         data = {"sources": [s.to_dict()["card"] for s in opened], "left_out": dict(opened.left_out)}
         typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
         return
-    from taskscout.reports.terminal import LICENCE_LEGEND, pool_table
+    from taskscout.reports.pools import left_out_lines, plain, pool_table
+    from taskscout.reports.terminal import LICENCE_LEGEND
 
     console = stdout()
-    console.print(pool_table(opened))
+    console.print(pool_table(opened, console.width))
     console.print(f"\n{len(opened)} sources, tuned on {opened.encoder['model']}, "
                   f"pooling {opened.encoder['pooling']}", markup=False)  # fmt: skip
     console.print(LICENCE_LEGEND, style="dim", markup=False)
-    for name, reason in opened.left_out.items():
-        console.print(f"not in the pool: {name}: {reason}", style="dim", markup=False)
+    for line in left_out_lines(opened.left_out):
+        console.print(plain(f"not in the pool, {line}"), style="dim")
 
 
 @pool.command()
@@ -53,7 +54,7 @@ def show(
     if as_json:
         typer.echo(json.dumps(source.to_dict(), indent=1, ensure_ascii=False))
         return
-    from taskscout.reports.terminal import source_table
+    from taskscout.reports.pools import source_table
 
     stdout().print(source_table(source))
 
@@ -109,14 +110,16 @@ def add(
         console.print(note, style="dim", markup=False)
     recipe = Recipe() if examples is None else Recipe(examples=examples)
     with progress() as report:
-        made = make_workbench(
+        of_options = make_workbench(
             encoder,
             pooling or settings.get("pooling", "mean"),
             layers=settings.get("layers", "last"),
             max_length=settings.get("max_length", 128),
             report=report,
         )
-        bench = Workbench(made.encoder, cache=made.cache, recipe=recipe, progress=report)
+        bench = Workbench(
+            of_options.encoder, cache=of_options.cache, recipe=recipe, progress=report
+        )
         header = encoder_header(bench.encoder)
         opened = Pool.create(folder, encoder=header, write=False)
         add_source(opened, task, bench, replace=replace)
@@ -247,7 +250,7 @@ def describe(
         )
 
     settings = dict(opened.encoder)
-    made = make_workbench(
+    bench = make_workbench(
         _model_of(settings),
         settings["pooling"],
         layers=settings["layers"],
@@ -258,7 +261,7 @@ def describe(
         opened,
         split_methods(method),
         task_of,
-        made,
+        bench,
         names=only,
         engine=make_engine(
             "here" if engine == "local" and processes == 1 else engine,
@@ -280,11 +283,11 @@ def _model_of(settings: dict[str, Any]) -> str | None:
 @pool.command()
 def pack(
     folder: _OwnPool,
-    out: Annotated[Path, typer.Option(help="Folder of the packed pool.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the packed pool.")],
 ) -> None:
-    """Pack the sources of a pool into one memory-mapped file per description."""
+    """Pack the sources of a pool into a new folder, one file of arrays per description."""
     from taskscout.reports.terminal import size
 
     packed = open_pool(str(folder)).pack(out)
-    total = sum(p.stat().st_size for p in out.iterdir() if p.is_file())
+    total = sum(path.stat().st_size for path in packed.folder.iterdir() if path.is_file())
     stderr().print(f"{out}: {len(packed)} sources, {size(total)}", markup=False, soft_wrap=True)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taskscout.pools.pool import Pool, Source
 from taskscout.ranking import FLAG_OVERLAP, NONE, Ranking
 
 if TYPE_CHECKING:
@@ -38,11 +37,11 @@ def size(bytes_: float) -> str:
     return f"{bytes_:.1f} GB"
 
 
-def short_licence(licence: str, commercial: str) -> str:
+def short_licence(licence: str, commercial: str, *, longest: int = 28) -> str:
     """The first clause of a licence, with a mark where commercial use is not plainly allowed."""
     first = licence.split(";")[0].split("(")[0].strip() or "not stated"
-    if len(first) > 28:
-        first = first[:27].rstrip() + "…"
+    if len(first) > longest:
+        first = first[: longest - 1].rstrip() + "…"
     return first + _COMMERCIAL[commercial]
 
 
@@ -159,52 +158,6 @@ def cost_table(ranking: Ranking) -> Table:
             number(cost.seconds, 2),
             number(1000 * cost.seconds_per_pair, 2),
         )
-    return table
-
-
-def pool_table(pool: Pool) -> Table:
-    """One line per source."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("source", no_wrap=True)
-    table.add_column("kind")
-    table.add_column("category", overflow="ellipsis", no_wrap=True)
-    table.add_column("domain", overflow="ellipsis", no_wrap=True)
-    table.add_column("rows", justify="right")
-    table.add_column("test score", justify="right")
-    table.add_column("licence", overflow="ellipsis", no_wrap=True)
-    for source in pool:
-        card = source.card
-        table.add_row(
-            source.name,
-            card.kind,
-            Text(card.category),
-            Text(card.domain),
-            f"{sum(card.rows.values()):,}",
-            number(float(source.tuning.get("scores", {}).get("score", math.nan)), 3),
-            Text(short_licence(card.licence, card.commercial)),
-        )
-    return table
-
-
-def source_table(source: Source) -> Table:
-    """Everything a pool knows of one source."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    card = source.card.to_dict()
-    card["rows"] = ", ".join(f"{k} {v:,}" for k, v in card["rows"].items())
-    names = card["label_names"]
-    card["label_names"] = ", ".join(names[:12]) + (f" … ({len(names)})" if len(names) > 12 else "")
-    for key, value in card.items():
-        if value:
-            table.add_row(key.replace("_", " "), Text(str(value)))
-    for key, value in source.tuning.get("scores", {}).items():
-        table.add_row(f"test {key.replace('_', ' ')}", f"{value:.4f}")
-    recipe = source.tuning.get("recipe", {})
-    table.add_row("recipe", Text(", ".join(f"{k} {v}" for k, v in recipe.items())))
-    for key, header in source.headers.items():
-        text = ", ".join(f"{k} {v}" for k, v in header.items() if k != "encoder")
-        table.add_row(f"description {key}", Text(text))
     return table
 
 
