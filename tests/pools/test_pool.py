@@ -19,7 +19,6 @@ import pytest
 from safetensors.numpy import save
 
 from taskscout.errors import PoolError
-from taskscout.files import write_atomically
 from taskscout.methods.method import Description
 from taskscout.pools import Pool
 from taskscout.pools import pool as module
@@ -160,6 +159,23 @@ def test_unpacked_round_trip(packed: Pool, tmp_path: Path):
     out.remove("a")
     assert out.verify() == []
     assert "a" in packed.unpack(tmp_path / "unpacked")  # goes on where it was
+
+
+def test_packing_into_a_folder_that_is_in_use(loose: Pool, tmp_path: Path):
+    folder = tmp_path / "full"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    for taken in (folder, folder / "notes.txt", loose.folder):
+        before = sorted(p.name for p in tmp_path.rglob("*"))
+        assert "new folder" in refused(lambda taken=taken: loose.pack(taken)).remedy
+        assert sorted(p.name for p in tmp_path.rglob("*")) == before
+    assert loose.verify() == []
+
+
+def test_packing_that_fails_leaves_nothing(loose: Pool, tmp_path: Path):
+    flipped(loose.folder / "sources" / "d-4.safetensors", -3, 1)
+    refused(lambda: Pool.open(loose.folder).pack(tmp_path / "packed"))
+    assert [p.name for p in tmp_path.iterdir()] == ["loose"]
 
 
 def test_some_keys_packed(loose: Pool, tmp_path: Path):
@@ -393,14 +409,6 @@ def test_left_over_temporary_files_are_passed_over(loose: Pool):
     opened = Pool.open(loose.folder)
     assert opened.names == tuple(sorted(NAMES))
     assert opened.verify() == []
-
-
-def test_write_atomically(tmp_path: Path):
-    path = tmp_path / "file"
-    for data in (b"one", b"two"):
-        write_atomically(path, data)
-        assert path.read_bytes() == data
-        assert list(tmp_path.iterdir()) == [path]
 
 
 _ADDER = """

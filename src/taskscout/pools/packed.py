@@ -317,10 +317,10 @@ def write_arrays(
         "name#ends": np.cumsum([len(name) for name in names], dtype=np.int64),
     }
     for column in sorted({array for _, arrays in described for array in arrays}):
-        found = [arrays.get(column) for _, arrays in described]
-        shapes = [None if array is None else array.shape for array in found]
+        of_sources = [arrays.get(column) for _, arrays in described]
+        shapes = [None if array is None else array.shape for array in of_sources]
         out[f"shape/{column}"] = old_formats.shape_table(shapes)
-        out[f"data/{column}"] = np.concatenate([a.ravel() for a in found if a is not None])
+        out[f"data/{column}"] = np.concatenate([a.ravel() for a in of_sources if a is not None])
     meta = {"checksum": checksum(out, ""), "format": old_formats.PACKED_FORMAT}
     return _write(folder / packed_name(key), save(out, {METADATA: canonical(meta)}))
 

@@ -104,11 +104,11 @@ def origin_of(
         else:
             data = None
 
-        def made() -> TunedModel:
+        def adapted() -> TunedModel:
             return tuned_model(pool.description(name, TUNED), source.tuning, encoder)
 
         fits = pool.encoder["fingerprint"] == encoder.fingerprint and TUNED in source.headers
-        return Origin(card, made if fits else None, data, fetch_command(card), source.tuning)
+        return Origin(card, adapted if fits else None, data, fetch_command(card), source.tuning)
     if in_catalogue and catalogue is not None:
         return Origin(catalogue.card(name), data=_from_catalogue(catalogue, name))
     places = [f"{len(pool)} sources of the pool {pool.folder}"] if pool is not None else []
@@ -141,16 +141,16 @@ def origins_of(
     TransferError
         If one is not at hand, or named twice.
     """
-    found = [origin_of(name, pool, encoder, catalogue=catalogue) for name in names]
-    named = [o.name for o in found]
-    twice = [n for n in named if named.count(n) > 1]
+    origins = [origin_of(name, pool, encoder, catalogue=catalogue) for name in names]
+    source_names = [origin.name for origin in origins]
+    twice = [name for name in source_names if source_names.count(name) > 1]
     if twice:
         raise TransferError(
             f"Source {twice[0]!r} is named twice.",
             "Each source is gone through once.",
             "Name it once.",
         )
-    return found
+    return origins
 
 
 def _from_catalogue(catalogue: Catalogue, name: str) -> Callable[[], Task]:
