@@ -20,7 +20,6 @@ from taskscout import Pool, Workbench
 from taskscout.methods import DEFAULT
 from taskscout.methods.fusion import parse_method
 from taskscout.methods.method import Method
-from taskscout.ranking import rows_for_ranking
 from taskscout.tasks.task import SEQUENCE_KINDS
 
 VARIANTS = {
@@ -48,7 +47,7 @@ def hits(method: Method, bench: Workbench, rows: int) -> list[dict[str, object]]
         relatives = [n for n in names if data.family(n) == family]
         if not relatives:
             continue
-        target = rows_for_ranking(data.task(name), rows)
+        target = data.task(name).for_choosing(rows)
         values = method.score(target, pool.descriptions(method.key, names), bench)
         order = [names[i] for i in np.argsort(-values, kind="stable")]
         places = [order.index(n) + 1 for n in relatives]

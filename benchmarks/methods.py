@@ -37,7 +37,7 @@ from taskscout.models.cache import NoCache, default_folder
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuning import Recipe
 from taskscout.pools.build import describe
-from taskscout.ranking import COMPOSED, NONE, rows_for_ranking
+from taskscout.ranking import COMPOSED, NONE
 from taskscout.tasks.catalogue import Catalogue
 from taskscout.tasks.task import SEQUENCE_KINDS
 
@@ -92,7 +92,7 @@ def targets(data: Catalogue, pool: Pool, rows: int) -> Iterator[tuple[Task, list
         left = [n for n in pool.names if n not in out]
         relatives = [n for n in left if data.family(n) == data.family(name)]
         if relatives:
-            yield rows_for_ranking(data.task(name), rows), out, relatives
+            yield data.task(name).for_choosing(rows), out, relatives
 
 
 class Results:

@@ -23,7 +23,6 @@ from benchmarks._peers import Side, load, median, peers_python
 from benchmarks._pools import megabytes, replicated
 from benchmarks._report import markdown, publish
 from taskscout import Encoder, Pool
-from taskscout.ranking import rows_for_ranking
 
 #: Sources, and how often the peer ranks them (we as it does, as often; by default five times).
 PEER = {10: 3, 200: 3, 1000: 1}
@@ -40,7 +39,7 @@ def main() -> None:
 
 def run(base: Path) -> None:
     pool = Pool.builtin()
-    task = rows_for_ranking(catalogue().task(TARGET), 1000)
+    task = catalogue().task(TARGET).for_choosing(1000)
     file, maps = base / "target.npz", base / "maps.npz"
     np.savez(file, texts=np.array(task.inputs("train")[0]), labels=task.labels("train"))
     found = [pool.description(n, "space-map") for n in pool.names]

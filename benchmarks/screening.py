@@ -19,7 +19,6 @@ from taskscout import Pool, Workbench
 from taskscout.methods.evidence import MapEvidence
 from taskscout.methods.statistics import target_statistics
 from taskscout.methods.transferability import label_matrix
-from taskscout.ranking import rows_for_ranking
 
 TARGETS = (
     "rotten_tomatoes", "tweet_emotion", "rte", "sst5", "stsb", "tweet_hate", "cola", "mrpc",
@@ -39,7 +38,7 @@ def main() -> None:
     stored: dict[str, dict[str, dict[str, float]]] = {}
     shortlist = -(-len(found) // 4)
     for name in TARGETS:
-        task = rows_for_ranking(data.task(name), 1000)
+        task = data.task(name).for_choosing(1000)
         statistics = target_statistics(task, label_matrix(task), bench)
         results = {}
         for components in (None, *COMPONENTS):

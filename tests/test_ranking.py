@@ -27,7 +27,7 @@ from taskscout.methods.two_stage import TwoStage
 from taskscout.models.cache import EmbeddingCache
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
-from taskscout.ranking import FLAG_OVERLAP, NONE, RankedSource, Ranking, rank, rows_for_ranking
+from taskscout.ranking import FLAG_OVERLAP, NONE, RankedSource, Ranking, rank
 from taskscout.reports import terminal
 from taskscout.tasks import Task, TaskCard
 from tests.small import SOURCES, fresh_bench, source_task
@@ -60,7 +60,8 @@ def test_best_first_with_none_among_them(ranking: Ranking, small_pool: Pool):
     assert scores == sorted(scores, reverse=True)
     assert all(map(math.isfinite, scores))
     assert ranking.methods == (DEFAULT,)
-    assert (ranking.target, ranking.rows, ranking.of) == ("target", 60, 120)
+    assert (ranking.target, ranking.rows, ranking.of) == ("target", 60, 60)
+    assert ranking.left_alone == {"test": 60}
     assert len(ranking) == 5
     assert ranking[0] is ranking.sources[0]
     for row in ranking.sources:
@@ -87,7 +88,7 @@ def test_a_source_of_the_same_task_comes_before_another(ranking: Ranking):
 def test_scores_are_the_evidence_of_mapped_embeddings(
     ranking: Ranking, small_pool: Pool, small_bench: Workbench
 ):
-    chosen = rows_for_ranking(TARGET, 1000)
+    chosen = TARGET.for_choosing(1000)
     read = small_bench.embeddings(chosen, middle=True).astype(np.float64)
     x = read[:, : small_bench.encoder.dimension]
     y = chosen.labels("train")
@@ -182,7 +183,7 @@ def test_to_json(ranking: Ranking):
     assert by_name[NONE]["kind"] is None
     assert by_name[NONE]["test_score"] is None
     assert data["methods"] == [DEFAULT]
-    assert (data["rows"], data["of"]) == (60, 120)
+    assert (data["rows"], data["of"]) == (60, 60)
     assert "\n" not in ranking.to_json(indent=None)
 
 
@@ -482,38 +483,6 @@ def test_a_target_without_a_label_of_the_sequence(small_pool: Pool, small_bench:
 # -- which rows, in which order --------------------------------------------------------------------
 
 
-def test_given_splits_only_training_rows_are_used():
-    chosen = rows_for_ranking(TARGET, 1000)
-    assert chosen.splits == ("train",)
-    assert chosen.tables["train"].equals(TARGET.tables["train"])
-
-
-def test_made_splits_are_joined():
-    whole = replace(TARGET, tables={"train": TARGET.tables["train"]})
-    split = whole.with_splits()
-    assert len(split.splits) == 3
-    chosen = rows_for_ranking(split, 1000)
-    assert chosen.splits == ("train",)
-    assert chosen.fingerprint == rows_for_ranking(whole, 1000).fingerprint
-
-
-def test_a_target_without_a_training_split():
-    target = replace(TARGET, tables={"test": TARGET.tables["test"]})
-    assert len(rows_for_ranking(target, 1000)) == 60
-
-
-def test_at_most_so_many_rows_every_class_at_its_share():
-    rng = random.Random(0)
-    labels = [0] * 60 + [1] * 30 + [2] * 10
-    rng.shuffle(labels)
-    table = pa.table({"text": [f"text {i}" for i in range(100)], "label": labels})
-    target = Task("t", "classification", {"train": table}, ("a", "b", "c"))
-    chosen = rows_for_ranking(target, 20)
-    assert np.bincount(chosen.labels("train")).tolist() == [12, 6, 2]
-    assert chosen.fingerprint == rows_for_ranking(target, 20).fingerprint
-    assert chosen.fingerprint != rows_for_ranking(target, 20, seed=1).fingerprint
-
-
 @pytest.mark.parametrize("examples", [1000, 30])
 @pytest.mark.parametrize("same_bench", [False, True])
 def test_order_of_rows_does_not_matter(
@@ -529,7 +498,8 @@ def test_order_of_rows_does_not_matter(
         path.write_text("text,label\n" + "\n".join(lines) + "\n")
         bench = bench if same_bench else fresh_bench(small_bench)
         found = rank(path, small_pool, ["esm-logme", "logme"], bench=bench, examples=examples)
-        assert found.rows == min(examples, 60)
+        assert found.rows == min(examples, found.of)
+        assert 30 <= found.rows <= 60
         scores.append({r.name: list(r.scores.values()) for r in found.sources})
     for other in scores[1:]:
         for name, wanted in scores[0].items():
@@ -632,7 +602,7 @@ def shown(ranking: Ranking, top: int = 10) -> str:
 def test_the_table(ranking: Ranking):
     text = shown(ranking)
     lines = text.splitlines()
-    assert "target: 60 of 120 rows against 4 sources" in text
+    assert "target: 60 training rows against 4 sources (60 test rows left alone" in text
     places = [next(i for i, s in enumerate(lines) if s.split()[:2] == [str(r.rank), r.name])
               for r in ranking.sources]  # fmt: skip
     assert places == sorted(places)
@@ -654,7 +624,7 @@ def test_flags_and_left_out_in_the_terminal(small_pool: Pool, small_bench: Workb
     assert "reviews !100%" in text
     assert "share of your texts" in text
     assert "not ranked: topics (excluded by name)" in text
-    assert "[red]copy: 128 of 256 rows" in text
+    assert "[red]copy: 128 training rows" in text
 
 
 def row(rank: int, name: str, score: float) -> RankedSource:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import pyarrow as pa
 
 from taskscout.errors import MethodError, PoolError, TaskscoutError
 from taskscout.methods import DEFAULT
@@ -140,7 +139,7 @@ class Ranking:
     sources
         Rows, best first, ``none`` among them where the first method has a score for it.
     rows
-        Rows of the target that were used, and ``of`` how many.
+        Training rows of the target that were used, and ``of`` how many there are.
     notes
         Lines for the user: what was read, what was not used and why.
     left_out
@@ -151,6 +150,8 @@ class Ranking:
         Texts embedded by a forward pass, and texts whose embedding was cached.
     costs
         What each method cost.
+    left_alone
+        Rows of the target's other splits, by split: they chose nothing.
     """
 
     target: str
@@ -164,6 +165,7 @@ class Ranking:
     embedded: int = 0
     recalled: int = 0
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    left_alone: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -201,6 +203,7 @@ class Ranking:
             "methods": list(self.methods),
             "rows": self.rows,
             "of": self.of,
+            "left_alone": dict(self.left_alone),
             "sources": [r.to_dict() for r in self.sources],
             "left_out": dict(self.left_out),
             "notes": list(self.notes),
@@ -240,20 +243,6 @@ class Ranking:
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     scores = row.pop("scores")
     return {**row, **{f"score:{k}": v for k, v in scores.items()}} if len(scores) > 1 else row
-
-
-def rows_for_ranking(target: Task, examples: int, *, seed: int = 0) -> Task:
-    """The target with one split ``train`` that holds the rows a ranking uses.
-
-    Where the data came with splits, these are rows of the training split only, so that test
-    rows play no part in the choice; where taskscout made the splits, all rows. At most
-    ``examples``, with every class at its share.
-    """
-    if target.made_splits or "train" not in target.tables:
-        table = pa.concat_tables([target.tables[s] for s in target.splits])
-    else:
-        table = target.tables["train"]
-    return replace(target, tables={"train": table}).sample(examples, seed=seed)
 
 
 def rank(
@@ -296,7 +285,8 @@ def rank(
     costly
         Let ``all`` include methods that tune the encoder on the target too.
     examples
-        At most this many of the target's rows are used (stratified by class).
+        At most this many of the target's training rows are used (stratified by class). Rows of
+        other splits choose nothing (:meth:`Task.for_choosing`).
     commercial
         Only sources whose licence allows commercial use.
     kinds, domains
@@ -326,7 +316,9 @@ def rank(
     wanted = [method] if isinstance(method, str | Method) else list(method)
     methods, left = _methods(wanted, pool, grid, refine, costly)
     notes = [*target.notes, *_unknown(exclude, pool)]
-    chosen = rows_for_ranking(target, examples, seed=seed)
+    readable = target.for_choosing()
+    chosen = readable.sample(examples, seed=seed)
+    others = {s: t.num_rows for s, t in target.rows() if s != "train"}
 
     start = time.perf_counter()
     # A workbench may have served other rankings before: what it has spent and made is theirs.
@@ -393,7 +385,8 @@ def rank(
         methods=tuple(used),
         sources=tuple(rows),
         rows=len(chosen),
-        of=len(target),
+        of=len(readable),
+        left_alone=others if len(readable) < len(target) else {},
         notes=tuple(notes),
         left_out=left_out,
         seconds={**seconds, "scoring": max(scoring, 0.0)},

@@ -183,10 +183,16 @@ def test_rank_prints_a_table(run: Run, target: Path, ours: list[str]):
     assert (code, err) == (0, "")
     for name in (*SOURCES, "none"):
         assert name in out
-    assert "reviews: 40 rows against 4 sources" in out
+    told = re.search(
+        r"reviews: (\d+) training rows against 4 sources \((\d+) validation and (\d+) test rows left "
+        r"alone", out,
+    )  # fmt: skip
+    assert told
+    used, *others = map(int, told.groups())
+    assert used + sum(others) == 40
     assert "text" in out.splitlines()[0]  # the line on what was read
     assert "First to try" in out or "fine-tune directly" in out
-    assert "embedded 40 texts" in out
+    assert f"embedded {used} texts" in out
 
 
 def test_rank_json(run: Run, target: Path, ours: list[str]):
@@ -251,14 +257,14 @@ def test_a_second_run_needs_no_model(
     run: Run, target: Path, ours: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     first = only_json(run("rank", target, *ours, "--json"))
-    assert (first["embedded"], first["recalled"]) == (40, 0)
+    assert (first["embedded"], first["recalled"]) == (first["of"], 0)
 
     def fail(*_: Any) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("taskscout.models.encoder.Encoder.load_model", fail)
     second = only_json(run("rank", target, *ours, "--json"))
-    assert (second["embedded"], second["recalled"]) == (0, 40)
+    assert (second["embedded"], second["recalled"]) == (0, first["of"])
     assert second["sources"] == first["sources"]
 
 
@@ -275,13 +281,14 @@ def test_reading_options(run: Run, tmp_path: Path, ours: list[str]):
         run("rank", path, *ours, "--text", "a", "--pair", "b", "--label", "c", "--encoding",
             "utf-16", "--task-kind", "classification", "--drop-unlabelled", "--json")
     )  # fmt: skip
-    assert data["rows"] == 20
+    assert data["rows"] == data["of"] == 20 - sum(data["left_alone"].values())
     assert any("c" in note for note in data["notes"])
 
 
 def test_examples(run: Run, target: Path, ours: list[str]):
     data = only_json(run("rank", target, *ours, "--json", "--examples", "10"))
-    assert (data["rows"], data["of"], data["embedded"]) == (10, 40, 10)
+    assert (data["rows"], data["embedded"]) == (10, 10)
+    assert data["of"] + sum(data["left_alone"].values()) == 40
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,7 @@ def show_ranking(ranking: Ranking, console: Console, *, top: int) -> None:
     """The whole answer: what was read, the table, what was not used, where the time went."""
     for note in ranking.notes:
         console.print(Text(note), style="dim")
-    used = (
-        f"{ranking.rows:,}" if ranking.rows == ranking.of else f"{ranking.rows:,} of {ranking.of:,}"
-    )
-    n_sources = sum(r.name != NONE for r in ranking.sources)
-    console.print(Text(f"{ranking.target}: {used} rows against {n_sources} sources"))
+    console.print(Text(what_was_read(ranking)))
     console.print()
     shown = ranking.top(top)
     console.print(ranking_table(shown))
@@ -99,6 +95,21 @@ def show_ranking(ranking: Ranking, console: Console, *, top: int) -> None:
     if ranking.left_out:
         console.print(Text(f"not ranked: {_grouped(ranking.left_out)}"), style="dim")
     console.print(Text(spent(ranking)), style="dim")
+
+
+def what_was_read(ranking: Ranking) -> str:
+    """Which rows of the target were used, and how many of other splits were left alone."""
+    used = f"{ranking.rows:,}"
+    if ranking.rows != ranking.of:
+        used += f" of {ranking.of:,}"
+    n_sources = sum(r.name != NONE for r in ranking.sources)
+    if not ranking.left_alone:
+        return f"{ranking.target}: {used} rows against {n_sources} sources"
+    others = " and ".join(f"{n:,} {split}" for split, n in ranking.left_alone.items())
+    return (
+        f"{ranking.target}: {used} training rows against {n_sources} sources "
+        f"({others} rows left alone: they choose nothing)"
+    )
 
 
 def verdict(ranking: Ranking) -> str:

@@ -20,7 +20,7 @@ from taskscout.methods.topics import ATTACHED
 from taskscout.models.workbench import Workbench
 from taskscout.pools.build import FROM_TUNED
 from taskscout.pools.pool import Pool
-from taskscout.ranking import ALL, COMPOSED, rows_for_ranking
+from taskscout.ranking import ALL, COMPOSED
 from taskscout.tasks import Task, TaskCard
 from taskscout.tasks.catalogue import Catalogue
 
@@ -110,8 +110,7 @@ class Materials:
         task = self.task(name)
         if task is None:
             return None
-        size = self.sizes.get(name, self.default_size)
-        return rows_for_ranking(task, size or len(task))
+        return task.for_choosing(self.sizes.get(name, self.default_size) or None)
 
     def card(self, name: str) -> TaskCard | None:
         """The card of a source, or None."""

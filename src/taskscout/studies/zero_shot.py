@@ -374,9 +374,10 @@ def divergences(
     first time a method needs it.
     """
     made = get_method(method)
+    readable = [tasks[n].for_choosing() for n in names]
     begun = time.perf_counter()
-    descriptions = [made.describe(tasks[n], bench) for n in names]
-    rows = [made.score(tasks[n], descriptions, bench) for n in names]
+    descriptions = [made.describe(task, bench) for task in readable]
+    rows = [made.score(task, descriptions, bench) for task in readable]
     seconds = time.perf_counter() - begun
     out = np.array(rows, np.float64)
     np.fill_diagonal(out, np.nan)

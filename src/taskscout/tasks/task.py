@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from taskscout.errors import DataError
+from taskscout.tasks.arrow import is_null
 from taskscout.tasks.arrow import take as take_rows
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ COLUMNS: dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "span_qa": (("question", "context", "answer_text", "answer_start"), ()),
     "multiple_choice": (("text", "choices", "label"), ("text_pair",)),
     "text_to_text": (("prompt", "completion"), ()),
+}
+
+#: The column that says what is right.
+_LABEL: dict[Kind, str] = {
+    **dict.fromkeys(KINDS, "label"),
+    "span_qa": "answer_text",
+    "text_to_text": "completion",
 }
 
 #: Kinds whose label belongs to the whole sequence; what the evidence methods serve.
@@ -348,6 +356,43 @@ class Task:
             order = _stratified(order, self.labels(split), n)
         chosen = sorted(order[:n])
         return replace(self, tables={**self.tables, split: take_rows(table, chosen)})
+
+    def for_choosing(self, examples: int | None = None, *, seed: int = 0) -> Task:
+        """Get the rows by which a source may be chosen, as one split ``train``.
+
+        These are the training rows. Test rows choose nothing, for they prove the gain of what was
+        chosen; validation rows choose no source either, for early stopping and the choice between
+        the models that were trained look at them. It makes no difference who made the splits.
+        Whatever chooses (rankings, refining, the target's side of a task embedding, the
+        predictions of a study) is given this task, not the whole.
+
+        A target whose rows have no labels at all is read whole: its rows prove nothing.
+
+        Parameters
+        ----------
+        examples
+            At most so many rows, each class at its share (:meth:`sample`); None for all.
+        seed
+            Seed of that sample.
+
+        Raises
+        ------
+        DataError
+            Where there are labels, but no training rows.
+        """
+        if "train" in self.tables:
+            split = self.tables["train"]
+        elif all(is_null(t.column(_LABEL[self.kind])).all() for t in self.tables.values()):
+            split = pa.concat_tables([self.tables[s] for s in self.splits])
+        else:
+            raise DataError(
+                f"Task {self.name!r} has no training rows, only {' and '.join(self.splits)}.",
+                "A source is chosen by training rows alone, so that test rows can tell what the "
+                "choice is worth.",
+                "Give training rows too, or make splits of these: task.with_splits().",
+            )
+        rows = replace(self, tables={"train": split})
+        return rows if examples is None else rows.sample(examples, seed=seed)
 
     def with_splits(self, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Task:
         """Split all rows by a hash of their first text; existing splits are joined first.
