@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from taskscout.errors import DataError, MethodError
 from taskscout.methods import scores as s
@@ -117,7 +118,7 @@ PLAIN: dict[str, Callable[[Array, NDArray[Any]], float]] = {
     "frozen-transfer": s.frozen_transfer,
 }
 HEADS: dict[str, Callable[[Array, NDArray[Any]], float]] = {
-    "leep": lambda logits, y: s.leep(s.softmax(logits), y),
+    "leep": lambda logits, y: s.leep(softmax(logits, axis=1), y),
     "nce": lambda logits, y: s.nce(logits.argmax(1), y),
 }
 

@@ -34,7 +34,6 @@ from taskscout.methods.scores import (
     nce,
     nleep,
     parc,
-    softmax,
     transrate,
 )
 from taskscout.methods.space_map import Moments, SpaceMap, fit_maps, identity_map
@@ -367,7 +366,9 @@ class _Predictions(FeatureMethod):
 
 class _Leep(_Predictions):
     def _of(self, logits: Array, labels: NDArray[Any]) -> float:
-        return leep(softmax(logits), labels)
+        from scipy.special import softmax
+
+        return leep(softmax(logits, axis=1), labels)
 
 
 class _Nce(_Predictions):
