@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from taskscout.pools import Pool
     from taskscout.ranking import Ranking, rank
     from taskscout.tasks import Task
-    from taskscout.transfer.export import load
+    from taskscout.transfer.loaded import load
 
 __version__ = "0.1.0"
 
@@ -28,7 +28,7 @@ _HOME = {
     "Task": "taskscout.tasks",
     "TaskscoutError": "taskscout.errors",
     "Workbench": "taskscout.models.workbench",
-    "load": "taskscout.transfer.export",
+    "load": "taskscout.transfer.loaded",
     "rank": "taskscout.ranking",
 }
 

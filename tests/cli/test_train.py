@@ -20,7 +20,7 @@ from taskscout.cli.train import parse_budget, parse_mapping
 from taskscout.errors import TransferError
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
-from taskscout.transfer import workspace
+from taskscout.transfer import export, workspace
 from taskscout.transfer.strategies import Budget
 from tests.cli import test_cli
 from tests.cli.test_cli import Run, mistake, write
@@ -73,6 +73,12 @@ def test_train_through_a_source_of_the_pool(run: Run, target: Path, ours, tmp_pa
         assert part in card, part
     for r in data["runs"]:
         assert f"| {r['strategy']} | {r['seed']} | {r['scores']['accuracy']:.4f}" in card
+    mask = os.umask(0)
+    os.umask(mask)
+    files = [p for p in out.rglob("*") if p.is_file()]
+    assert {oct(p.stat().st_mode & 0o777) for p in files} == {oct(0o666 & ~mask)}
+    assert (out / "adapter" / "adapter_config.json") in files
+    assert "PeftModel" in card
     model = taskscout.load(out)
     assert model.label_names == ("bad", "good")
     assert set(model.predict(["a good film", "a dull plot"])) <= {"bad", "good"}
@@ -118,6 +124,25 @@ def test_kinds_without_a_label_column(run: Run, ours, tmp_path: Path):
         data = json.loads(result.out)
         assert all(r["scores"]["score"] >= 0 for r in data["runs"])
         assert "AutoModelFor" in (tmp_path / name / "README.md").read_text()
+
+
+def test_a_failed_export_does_not_lose_what_was_trained(
+    run: Run, target: Path, ours, tmp_path: Path, monkeypatch
+):
+    from safetensors.numpy import load_file
+
+    def fail(*_, **__):
+        raise TransferError("Found.", "Why.", "Remedy.")
+
+    monkeypatch.setattr(export, "save_model", fail)
+    out = tmp_path / "m"
+    result = run("train", target, "--strategy", "none", "--seeds", "1", "--out", out, *ours)
+    assert result.code == 0, result.err
+    assert "weights.safetensors" in result.out
+    assert "weights.safetensors" in (out / "README.md").read_text()
+    weights = load_file(out / "weights.safetensors")
+    assert weights["head.weight"].shape == (2, 32)
+    assert "body.encoder.layer.0.output.dense.weight" in weights
 
 
 def test_json_and_nothing_else(run: Run, target: Path, ours, tmp_path: Path):

@@ -19,7 +19,8 @@ from taskscout.models.encoder import Encoder
 from taskscout.models.objectives import objective_of
 from taskscout.models.tuning import Recipe, TunedModel, tune
 from taskscout.tasks import Task
-from taskscout.transfer.export import load, save_model
+from taskscout.transfer.export import save_adapter, save_body, save_model
+from taskscout.transfer.loaded import load
 from tests.tiny import tiny_encoder, toy_task
 
 TEXTS = ["a good film", "the plot was very dull and grim", "it is so-so?", "bad"]
@@ -136,10 +137,7 @@ def test_long_texts_are_cut_where_training_cut_them(tmp_path: Path, encoder: Enc
 def test_tags_are_transformers_own_class(tmp_path: Path, encoder: Encoder):
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-    tables = {
-        "train": pa.table({"tokens": [["good", "film"], ["bad"]] * 8, "label": [[1, 0], [2]] * 8})
-    }
-    task = Task("tags", "tagging", tables, ("O", "B-GOOD", "B-BAD"))
+    task = tags()
     model = tune(task, encoder, Recipe(least_steps=4, epochs=1), evaluate=None)
     assert save_model(model.model, encoder, tmp_path, task.label_names) == "native"
     native = AutoModelForTokenClassification.from_pretrained(tmp_path).eval()
@@ -156,11 +154,7 @@ def test_tags_are_transformers_own_class(tmp_path: Path, encoder: Encoder):
 def test_spans_are_transformers_own_class(tmp_path: Path, encoder: Encoder):
     from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-    rows = {
-        "question": ["was it good", "was it bad"] * 8, "context": ["the film was good"] * 16,
-        "answer_text": ["good"] * 16, "answer_start": [13] * 16,
-    }  # fmt: skip
-    task = Task("spans", "span_qa", {"train": pa.table(rows)})
+    task = spans()
     model = tune(task, encoder, Recipe(least_steps=4, epochs=1), evaluate=None)
     assert save_model(model.model, encoder, tmp_path, ()) == "native"
     native = AutoModelForQuestionAnswering.from_pretrained(tmp_path).eval()
@@ -170,6 +164,89 @@ def test_spans_are_transformers_own_class(tmp_path: Path, encoder: Encoder):
     mask = batch["attention_mask"].bool()
     np.testing.assert_allclose(said.start_logits[mask], own[..., 0][mask], atol=1e-5)
     np.testing.assert_allclose(said.end_logits[mask], own[..., 1][mask], atol=1e-5)
+
+
+def tags(n: int = 16) -> Task:
+    rows = {"tokens": [["good", "film"], ["bad"]] * (n // 2), "label": [[1, 0], [2]] * (n // 2)}
+    return Task("tags", "tagging", {"train": pa.table(rows)}, ("O", "B-GOOD", "B-BAD"))
+
+
+def spans(n: int = 16) -> Task:
+    rows = {
+        "question": ["was it good", "was it bad"] * (n // 2), "context": ["the film was good"] * n,
+        "answer_text": ["good"] * n, "answer_start": [13] * n,
+    }  # fmt: skip
+    return Task("spans", "span_qa", {"train": pa.table(rows)})
+
+
+@pytest.mark.parametrize("task", [tags(), spans()], ids=["tagging", "span_qa"])
+@pytest.mark.parametrize("tuning", ["full", "lora", "bitfit", "head", "prompt", "p-tuning-v2"])
+def test_heads_on_tokens_after_training_in_bfloat16(tmp_path: Path, task: Task, tuning: str):
+    """What is saved is compared in float32, where the Trainer's autocast is gone."""
+    import transformers
+
+    from taskscout.transfer.modeling_taskscout import TaskscoutConfig
+
+    encoder = tiny_encoder(tmp_path / "encoder", precision="bf16")
+    length = {"prompt_length": 4} if tuning in ("prompt", "p-tuning-v2") else {}
+    model = tune(task, encoder, Recipe(tuning, least_steps=4, epochs=1, **length), evaluate=None)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    form = save_model(model.model, encoder, folder, task.label_names)
+    assert form == ("own" if length else "native")
+    name = "TokenClassification" if task.kind == "tagging" else "QuestionAnswering"
+    auto = getattr(transformers, f"AutoModelFor{name}")
+    saved = auto.from_pretrained(folder, trust_remote_code=form == "own").eval()
+    assert (saved.config.model_type == TaskscoutConfig.model_type) == (form == "own")
+    batch = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        said, want = saved(**batch), model.model(**batch)["logits"]
+    got = said.logits if name == "TokenClassification" else torch.stack(
+        [said.start_logits, said.end_logits], -1
+    )  # fmt: skip
+    there = batch["attention_mask"].bool()
+    assert want.dtype == torch.float32
+    np.testing.assert_allclose(got[there], want[there], atol=1e-5)
+
+
+def test_the_adapter_and_the_head_beside_the_merged_model(tmp_path: Path, encoder: Encoder):
+    from peft import PeftModel
+    from safetensors.numpy import load_file
+    from transformers import AutoModel
+
+    model = tuned(encoder, "lora")
+    assert save_adapter(model, encoder, tmp_path)
+    base = AutoModel.from_pretrained(encoder.folder)
+    body = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
+    head = load_file(tmp_path / "adapter" / "head.safetensors")
+    logits = encoder.encode(TEXTS, model=body) @ head["weight"].T + head["bias"]
+    np.testing.assert_allclose(logits, ours(model, encoder), atol=1e-5)
+    assert not np.allclose(encoder.encode(TEXTS), encoder.encode(TEXTS, model=body), atol=1e-3)
+
+
+def test_an_adapter_that_stands_on_another_body_is_not_kept(tmp_path: Path, encoder: Encoder):
+    """Alone, it would not give the trained model."""
+    first = tuned(encoder, "lora")
+    recipe = Recipe(tuning="lora", least_steps=4, epochs=1, examples=32, seed=1)
+    second = tune(toy_task(n=32), encoder, recipe, body=first.model.body, evaluate=None)
+    assert not save_adapter(second, encoder, tmp_path)
+    assert not save_adapter(tuned(encoder, "full"), encoder, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_body_for_a_training_of_ones_own(tmp_path: Path, encoder: Encoder):
+    from transformers import AutoModel, AutoTokenizer
+
+    model = tuned(encoder, "lora")
+    save_body(model, encoder, tmp_path / "body")
+    body = AutoModel.from_pretrained(tmp_path / "body")
+    want = encoder.encode(TEXTS, model=model.model.body)
+    np.testing.assert_allclose(encoder.encode(TEXTS, model=body), want, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "body").model_max_length == encoder.max_length
+    assert (tmp_path / "body" / "adapter" / "adapter_config.json").is_file()
+    with pytest.raises(TransferError, match="beside the encoder"):
+        save_body(tuned(encoder, "prompt"), encoder, tmp_path / "prompt")
+    assert not (tmp_path / "prompt").exists()
 
 
 def test_choices_are_numbers_of_pairs(tmp_path: Path, encoder: Encoder):
@@ -216,6 +293,23 @@ def test_language_models_are_transformers_and_pefts_own(tmp_path: Path, kind: st
     with torch.inference_mode():
         assert float(loaded.eval()(**batch).loss) == pytest.approx(want, abs=1e-5)
     assert (folder / "tokenizer_config.json").is_file()
+
+
+def test_probabilities_and_what_a_loaded_model_is_called(tmp_path: Path, encoder: Encoder):
+    model = tuned(encoder, "head")
+    save_model(model.model, encoder, tmp_path / ".", ("no", "yes"))
+    loaded = load(tmp_path)
+    said = loaded.predict_proba(TEXTS)
+    np.testing.assert_allclose(said.sum(1), 1, atol=1e-12)
+    odds = ours(model, encoder)
+    np.testing.assert_allclose(np.log(said[:, 1] / said[:, 0]), odds[:, 1] - odds[:, 0], atol=1e-4)
+    assert repr(loaded) == "LoadedModel(TaskscoutForSequenceClassification, 2 labels: 'no', 'yes')"
+
+
+def test_numbers_have_no_probabilities(tmp_path: Path, encoder: Encoder):
+    save_model(tuned(encoder, "head", regression=True).model, encoder, tmp_path, ())
+    with pytest.raises(TransferError, match="Only labels have probabilities"):
+        load(tmp_path).predict_proba(TEXTS)
 
 
 def test_what_is_no_model_folder(tmp_path: Path):

@@ -455,6 +455,7 @@ def train_and_keep(
     from dataclasses import asdict
 
     from taskscout.transfer.comparison import compare
+    from taskscout.transfer.export import ADAPTER
     from taskscout.transfer.model_card import model_card, result_json
     from taskscout.transfer.strategies import NONE, transfer
     from taskscout.transfer.workspace import Workspace, full_disk_explained, saver
@@ -515,9 +516,16 @@ def train_and_keep(
             "chosen": chosen, "sources": cards, "encoder": bench.encoder.model_id,
             "command": command, "notes": said,
         }  # fmt: skip
-        form = _form(space.folder / f"model-{chosen['strategy']}")
+        model = space.folder / f"model-{chosen['strategy']}"
         files = {
-            "README.md": model_card(task, runs, comparison, form=form, **shared),
+            "README.md": model_card(
+                task,
+                runs,
+                comparison,
+                form=_form(model),
+                adapter=(model / ADAPTER).is_dir(),
+                **shared,
+            ),
             "result.json": result_json(task, runs, comparison, recipe=recipe.to_dict(), **shared),
         }
         if not labelled and runs[0].outputs is not None:
@@ -530,6 +538,8 @@ def train_and_keep(
 
 def _form(folder: Path) -> str:
     """What loads a model folder."""
+    if (folder / "weights.safetensors").is_file():
+        return "weights"
     if (folder / "adapter_config.json").is_file():
         return "peft"
     if not (folder / "config.json").is_file():

@@ -278,8 +278,12 @@ def _train(
     if last is not None and (now.ended or spent):
         trainer.put_checkpoint(_best_of(last) if patience else last)
     else:
-        with contextlib.redirect_stdout(io.StringIO()):  # Trainer prints its summary
-            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # Trainer prints its summary
+                trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        finally:
+            # accelerate leaves its autocast on the model's forward, also for float32 inputs.
+            trainer.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
         now.step = int(trainer.state.global_step)
         now.seconds = keeper.before + time.perf_counter() - begun
     return Trained(now.seconds, now.step, keeper.kept)

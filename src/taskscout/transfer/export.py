@@ -1,25 +1,30 @@
-"""Model folders that ``transformers`` loads, and :func:`load`, which reads them back."""
+"""Model folders that ``transformers`` and ``peft`` load."""
 
 from __future__ import annotations
 
+import copy
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from taskscout.errors import TransferError
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder
     from taskscout.models.heads import SequenceModel
+    from taskscout.models.tuning import TunedModel
 
-#: Largest difference of logits between our model and a class of transformers that passes for it.
+#: Largest difference of logits, as a share of the largest logit (at least 1), between the trained
+#: model and a saved one that passes for it.
 TOLERANCE = 1e-4
+#: What a model folder holds: a class of transformers; a class of ours, whose code is in the
+#: folder; a prompt as ``peft`` keeps it.
+Form = Literal["native", "own", "peft"]
+#: Folder of LoRA factors beside the merged model.
+ADAPTER = "adapter"
 _CODE = "modeling_taskscout"
+_HEADS = ("classifier", "score", "qa_outputs")
 
 
 def label_maps(label_names: Sequence[str]) -> dict[str, dict[Any, Any]]:
@@ -30,14 +35,13 @@ def label_maps(label_names: Sequence[str]) -> dict[str, dict[Any, Any]]:
     }
 
 
-def save_model(model: Any, encoder: Encoder, folder: Path, label_names: Sequence[str]) -> str:
+def save_model(model: Any, encoder: Encoder, folder: Path, label_names: Sequence[str]) -> Form:
     """Write model, tokenizer and label names into an existing folder.
 
-    A head on every token (tagging, span answers) and a language model are saved as
-    transformers' own classes, a language model's prompt as ``peft`` keeps it. Of the other kinds:
-    where the ``AutoModelForSequenceClassification`` of the encoder's architecture gives our
-    outputs (it does where it reads nothing but the pooler, as BERT's with pooling ``pooler``),
-    the folder is one of that class. Elsewhere it holds a class of its own, whose code is in the
+    A language model is saved as transformers' own class, its prompt as ``peft`` keeps it. Of the
+    other kinds: where a class of transformers gives our outputs (it does for a head on every
+    token, and for sequences where the class reads nothing but the pooler, as BERT's does), the
+    folder is one of that class. Elsewhere it holds a class of its own, whose code is in the
     folder. Which of the two is decided by comparing outputs, not by a list of names.
 
     Parameters
@@ -52,32 +56,16 @@ def save_model(model: Any, encoder: Encoder, folder: Path, label_names: Sequence
     label_names
         Empty for regression.
 
-    Returns
-    -------
-    ``native``, ``own`` or ``peft``.
+    Raises
+    ------
+    TransferError
+        If what would be saved does not give the trained model's outputs.
     """
-    from taskscout.models.objectives import ChoiceModel, LanguageModel, TokenModel
+    from taskscout.models.objectives import ChoiceModel, LanguageModel
 
-    tokenizer = encoder.tokenizer
-    kept = tokenizer.model_max_length
-    try:
-        tokenizer.model_max_length = encoder.max_length
-        tokenizer.save_pretrained(folder)
-    finally:
-        tokenizer.model_max_length = kept
+    save_tokenizer(encoder, folder)
     if isinstance(model, LanguageModel):
         return _save_language_model(model, encoder, folder)
-    if isinstance(model, TokenModel):
-        native = _tokens(model, encoder, label_names)
-        if native is None:
-            raise TransferError(
-                f"{encoder.model_id} has no class of transformers with a head on every token that "
-                "gives the trained model's answers.",
-                "A prompt beside the weights, or several layers read at once, fits none.",
-                "Use tuning 'lora' or 'full', and layers 'last'.",
-            )
-        native.save_pretrained(folder)
-        return "native"
     if isinstance(model, ChoiceModel):
         model = _scores_of_choices(model)
     native = _native(model, encoder, label_names)
@@ -85,20 +73,129 @@ def save_model(model: Any, encoder: Encoder, folder: Path, label_names: Sequence
         native.save_pretrained(folder)
         return "native"
     own = _own(model, encoder, label_names)
+    apart = _apart(own, model, encoder)
+    if apart > TOLERANCE:
+        raise TransferError(
+            f"The model of {encoder.model_id} to be saved gives other outputs than the trained one "
+            f"(by {apart:.2g} of the largest).",
+            "A folder that answers otherwise than the scores say would be of no use.",
+            "Report this with the name of the encoder.",
+        )
     own.save_pretrained(folder)
     shutil.copyfile(Path(__file__).with_name(f"{_CODE}.py"), folder / f"{_CODE}.py")
     return "own"
 
 
-def _head(model: SequenceModel) -> tuple[Any, Any]:
+def save_tokenizer(encoder: Encoder, folder: Path) -> None:
+    """Write the tokenizer; it cuts texts where the encoder does."""
+    tokenizer = encoder.tokenizer
+    length = tokenizer.model_max_length
+    try:
+        tokenizer.model_max_length = encoder.max_length
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = length
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Write the trained weights by our names, where no folder that loads can be made."""
+    from safetensors.torch import save_model as save_tensors
+
+    save_tensors(model, str(folder / "weights.safetensors"))
+
+
+def save_body(tuned: TunedModel, encoder: Encoder, folder: Path) -> None:
+    """Write a tuned model's body, without its head, for a training of one's own.
+
+    ``AutoModel.from_pretrained`` loads the folder; LoRA is merged in, and stands in the folder
+    ``adapter`` too.
+
+    Raises
+    ------
+    TransferError
+        If what was tuned stands beside the body, as a prompt does.
+    """
+    body, prompt, _ = _plain_body(tuned.model)
+    if prompt is not None:
+        raise TransferError(
+            f"The source was tuned by {tuned.recipe.tuning!r}.",
+            "What it learnt stands beside the encoder's weights, which are as they were.",
+            "Keep a source that was tuned by 'lora', 'full' or 'bitfit'.",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(encoder, folder)
+    body.save_pretrained(folder)
+    save_adapter(tuned, encoder, folder)
+
+
+def save_adapter(tuned: TunedModel, encoder: Encoder, folder: Path) -> bool:
+    """Write LoRA factors and the head into ``folder/adapter``, for ``peft.PeftModel``.
+
+    Nothing is written after another tuning, nor where the factors do not stand on the encoder's
+    own weights: together they would not give the trained model.
+
+    Returns
+    -------
+    Whether they were written.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from taskscout.models.tuning import adapted, apply_adapter, put_parameters
+
+    if not tuned.adapter:
+        return False
+    load = _loader(tuned.model, encoder)
+    merged = apply_adapter(load(), tuned.adapter).state_dict()
+    for name, tensor in tuned.model.body.state_dict().items():
+        if not torch.allclose(merged[name], tensor.to(merged[name]), atol=1e-4):
+            return False
+    body = adapted(load(), encoder, tuned.recipe)
+    put_parameters(body, encoder, tuned.recipe, tuned.adapter)
+    body.peft_config["default"].base_model_name_or_path = encoder.model_id
+    body.save_pretrained(folder / ADAPTER)
+    head = getattr(tuned.model, "head", None)
+    if isinstance(head, torch.nn.Linear):
+        weight, bias = _head(tuned.model)
+        save_file(
+            {"weight": weight.contiguous(), "bias": bias}, folder / ADAPTER / "head.safetensors"
+        )
+    return True
+
+
+def _loader(model: Any, encoder: Encoder) -> Callable[[], Any]:
+    """What loads the pre-trained model that a tuned one began as."""
+    from taskscout.models.objectives import LanguageModel
+    from taskscout.models.objectives.text_to_text import load_language_model
+
+    if isinstance(model, LanguageModel):
+        return lambda: load_language_model(encoder)
+    return encoder.load_model
+
+
+def _task_of(model: Any) -> str:
+    """What transformers calls a model with such a head."""
+    from taskscout.models.objectives import TokenModel
+
+    if isinstance(model, TokenModel):
+        return "QuestionAnswering" if model.spans else "TokenClassification"
+    return "SequenceClassification"
+
+
+def _head(model: Any) -> tuple[Any, Any]:
     """Weight and bias that give predictions in the task's units."""
-    scale = float(model.scale) if model.regression else 1.0
-    center = float(model.center) if model.regression else 0.0
+    regression = getattr(model, "regression", False)
+    scale, center = (float(model.scale), float(model.center)) if regression else (1.0, 0.0)
     weight = model.head.weight.detach().cpu().float() * scale
     return weight, model.head.bias.detach().cpu().float() * scale + center
 
 
-def _labels(model: SequenceModel, label_names: Sequence[str]) -> dict[str, Any]:
+def _labels(model: Any, label_names: Sequence[str]) -> dict[str, Any]:
+    task = _task_of(model)
+    if task == "QuestionAnswering":
+        return {"num_labels": 2}
+    if task == "TokenClassification":
+        return {"num_labels": model.head.out_features, **label_maps(label_names)}
     if model.regression:
         return {"num_labels": 1, "problem_type": "regression"}
     return {
@@ -108,7 +205,7 @@ def _labels(model: SequenceModel, label_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _plain_body(model: SequenceModel) -> tuple[Any, Any, str]:
+def _plain_body(model: Any) -> tuple[Any, Any, str]:
     """The transformer, the prompt beside it (or None) and the prompt's place."""
     from taskscout.models.prompts import PromptedBody
 
@@ -118,31 +215,29 @@ def _plain_body(model: SequenceModel) -> tuple[Any, Any, str]:
     return body, None, "prompt"
 
 
-def _own(model: SequenceModel, encoder: Encoder, label_names: Sequence[str]) -> Any:
+def _own(model: Any, encoder: Encoder, label_names: Sequence[str]) -> Any:
     """Our model as the class whose code goes with the folder."""
     import torch
 
-    from taskscout.transfer.modeling_taskscout import (
-        TaskscoutConfig,
-        TaskscoutForSequenceClassification,
-    )
+    from taskscout.transfer import modeling_taskscout
 
     body, prompt, place = _plain_body(model)
-    config = TaskscoutConfig(
+    task = _task_of(model)
+    config = modeling_taskscout.TaskscoutConfig(
         encoder=_config_of(body),
         pooling=encoder.pooling,
         layers=encoder.layers,
         hidden=encoder.dimension,
         prompt_length=0 if prompt is None else len(prompt),
         prompt_place=place,
-        architectures=["TaskscoutForSequenceClassification"],
+        architectures=[f"TaskscoutFor{task}"],
         auto_map={
             "AutoConfig": f"{_CODE}.TaskscoutConfig",
-            "AutoModelForSequenceClassification": f"{_CODE}.TaskscoutForSequenceClassification",
+            f"AutoModelFor{task}": f"{_CODE}.TaskscoutFor{task}",
         },
         **_labels(model, label_names),
     )
-    own = TaskscoutForSequenceClassification(config)
+    own = getattr(modeling_taskscout, f"TaskscoutFor{task}")(config)
     _copy(body, own.encoder)
     weight, bias = _head(model)
     with torch.no_grad():
@@ -151,6 +246,76 @@ def _own(model: SequenceModel, encoder: Encoder, label_names: Sequence[str]) -> 
         if prompt is not None:
             own.prompt.copy_(prompt)
     return own.eval()
+
+
+def _native(model: Any, encoder: Encoder, label_names: Sequence[str]) -> Any:
+    """Our model as transformers' own class for the architecture; None where it answers otherwise.
+
+    For sequences it is tried only with pooling ``pooler``, ``cls`` or ``last_token``: no class of
+    the kind takes the mean over tokens without further layers.
+    """
+    import torch
+    import transformers
+
+    body, prompt, _ = _plain_body(model)
+    task = _task_of(model)
+    pooled_by_mean = task == "SequenceClassification" and encoder.pooling == "mean"
+    if prompt is not None or pooled_by_mean or encoder.layers != "last":
+        return None
+    config = copy.deepcopy(body.config)
+    config.architectures = None
+    for name, value in _labels(model, label_names).items():
+        setattr(config, name, value)
+    try:
+        native = getattr(transformers, f"AutoModelFor{task}").from_config(config).eval()
+        heads = [
+            m
+            for name, m in native.named_children()
+            if isinstance(m, torch.nn.Linear) and name in _HEADS
+        ]
+        if len(heads) != 1 or heads[0].bias is None:
+            return None
+        _copy(body, native.base_model)
+        weight, bias = _head(model)
+        with torch.no_grad():
+            heads[0].weight.copy_(weight)
+            heads[0].bias.copy_(bias)
+        apart = _apart(native, model, encoder)
+    except (ValueError, RuntimeError, TypeError, AttributeError, TransferError):
+        return None
+    return native if apart <= TOLERANCE else None
+
+
+def _apart(saved: Any, model: Any, encoder: Encoder) -> float:
+    """Largest difference of outputs of two models on two texts, as :data:`TOLERANCE` measures it.
+
+    Parameters
+    ----------
+    saved
+        A model as ``transformers`` has it, on the CPU, in the task's units.
+    model
+        The trained model, in float32 whatever it was trained in.
+    encoder
+        Makes the batch.
+    """
+    import torch
+
+    rows = encoder.tokenize(["a probe", "a second, longer probe of the same model"])
+    batch = encoder.tokenizer.pad(rows, return_tensors="pt", return_attention_mask=True)
+    with torch.inference_mode():
+        said = saved(**batch)
+        logits = (
+            torch.stack([said.start_logits, said.end_logits], -1)
+            if _task_of(model) == "QuestionAnswering"
+            else said.logits
+        )
+        trained = model.cpu().eval()(**batch)["logits"].float()
+    if getattr(model, "regression", False):
+        trained = trained * model.scale + model.center
+    if logits.ndim == 3:
+        there = batch["attention_mask"] == 1
+        logits, trained = logits[there], trained[there]
+    return float((logits - trained).abs().max() / max(1.0, float(trained.abs().max())))
 
 
 def _config_of(body: Any) -> dict[str, Any]:
@@ -183,7 +348,7 @@ def _scores_of_choices(model: Any) -> SequenceModel:
     return out.eval()
 
 
-def _save_language_model(model: Any, encoder: Encoder, folder: Path) -> str:
+def _save_language_model(model: Any, encoder: Encoder, folder: Path) -> Form:
     """Save a language model as its own class; a prompt as ``peft`` keeps it for that class."""
     import torch
 
@@ -207,177 +372,3 @@ def _save_language_model(model: Any, encoder: Encoder, folder: Path) -> str:
         prompted.prompt_encoder["default"].embedding.weight.copy_(body.vectors)
     prompted.save_pretrained(folder)
     return "peft"
-
-
-def _tokens(model: Any, encoder: Encoder, label_names: Sequence[str]) -> Any:
-    """A head on every token as transformers' own class; None where none gives our outputs."""
-    import copy
-
-    import torch
-    from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
-
-    body, prompt, _ = _plain_body(model)
-    if prompt is not None or encoder.layers != "last":
-        return None
-    config = copy.deepcopy(body.config)
-    config.architectures = None
-    config.num_labels = model.head.out_features
-    make = AutoModelForQuestionAnswering if model.spans else AutoModelForTokenClassification
-    if not model.spans:
-        for name, value in label_maps(label_names).items():
-            setattr(config, name, value)
-    try:
-        native = make.from_config(config).eval()
-        heads = [m for m in native.children() if isinstance(m, torch.nn.Linear)]
-        if len(heads) != 1 or heads[0].bias is None:
-            return None
-        _copy(body, native.base_model)
-        with torch.no_grad():
-            heads[0].weight.copy_(model.head.weight.detach().cpu())
-            heads[0].bias.copy_(model.head.bias.detach().cpu())
-        rows = encoder.tokenize(["a probe", "a second, longer probe of the same model"])
-        batch = encoder.tokenizer.pad(rows, return_tensors="pt", return_attention_mask=True)
-        with torch.inference_mode():
-            said = native(**batch)
-            theirs = (
-                torch.stack([said.start_logits, said.end_logits], -1)
-                if model.spans
-                else said.logits
-            )
-            ours = model.cpu()(**batch)["logits"]
-            apart = (theirs - ours)[batch["attention_mask"] == 1].abs().max()
-    except (ValueError, RuntimeError, TypeError, AttributeError):
-        return None
-    return native if float(apart) <= TOLERANCE else None
-
-
-def _native(model: SequenceModel, encoder: Encoder, label_names: Sequence[str]) -> Any:
-    """Our model as transformers' own class for the architecture; None where it answers otherwise.
-
-    Tried only with pooling ``pooler``, ``cls`` or ``last_token``: no class of the kind takes the
-    mean over tokens without further layers.
-    """
-    import copy
-
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    body, prompt, _ = _plain_body(model)
-    if prompt is not None or encoder.pooling == "mean" or encoder.layers != "last":
-        return None
-    config = copy.deepcopy(body.config)
-    config.architectures = None
-    for name, value in _labels(model, label_names).items():
-        setattr(config, name, value)
-    try:
-        native = AutoModelForSequenceClassification.from_config(config).eval()
-        heads = [
-            m
-            for name, m in native.named_children()
-            if isinstance(m, torch.nn.Linear) and name in ("classifier", "score")
-        ]
-        if len(heads) != 1 or heads[0].bias is None:
-            return None
-        _copy(body, native.base_model)
-        weight, bias = _head(model)
-        with torch.no_grad():
-            heads[0].weight.copy_(weight)
-            heads[0].bias.copy_(bias)
-        ours = _own(model, encoder, label_names)
-        rows = encoder.tokenize(["a probe", "a second, longer probe of the same model"])
-        batch = encoder.tokenizer.pad(rows, return_tensors="pt", return_attention_mask=True)
-        with torch.inference_mode():
-            apart = (native(**batch).logits - ours(**batch).logits).abs().max()
-    except (ValueError, RuntimeError, TypeError, AttributeError, TransferError):
-        return None
-    return native if float(apart) <= TOLERANCE else None
-
-
-@dataclass
-class LoadedModel:
-    """A trained model, its tokenizer and its label names.
-
-    Attributes
-    ----------
-    model
-        A ``transformers`` model, in evaluation mode.
-    tokenizer
-        Its tokenizer; longer texts are cut to the length the model was trained with.
-    label_names
-        By class id; empty for regression.
-    """
-
-    model: Any
-    tokenizer: Any
-    label_names: tuple[str, ...]
-
-    def outputs(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, batch_size: int = 32
-    ) -> NDArray[np.float32]:
-        """Logits (n × labels); for regression the values (n × 1)."""
-        import torch
-
-        out = []
-        for i in range(0, len(texts), batch_size):
-            batch = self.tokenizer(
-                list(texts[i : i + batch_size]),
-                None if pairs is None else list(pairs[i : i + batch_size]),
-                truncation=True,
-                padding=True,
-                return_tensors="pt",
-            )
-            with torch.inference_mode():
-                out.append(self.model(**batch).logits.float().numpy())
-        width = max(len(self.label_names), 1)
-        return np.concatenate(out) if out else np.empty((0, width), np.float32)
-
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
-        """The label's name for each text, or the number where it is a regression."""
-        outputs = self.outputs(texts, pairs)
-        if not self.label_names:
-            return [float(v) for v in outputs[:, 0]]
-        return [self.label_names[i] for i in outputs.argmax(1)]
-
-
-def load(folder: str | Path) -> LoadedModel:
-    """Load a folder that ``taskscout train`` wrote; no code in the folder is run.
-
-    Raises
-    ------
-    TransferError
-        If it is no such folder.
-    """
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-    from taskscout.transfer.modeling_taskscout import (
-        TaskscoutConfig,
-        TaskscoutForSequenceClassification,
-    )
-
-    folder = Path(folder).expanduser()
-    AutoConfig.register(TaskscoutConfig.model_type, TaskscoutConfig, exist_ok=True)
-    AutoModelForSequenceClassification.register(
-        TaskscoutConfig, TaskscoutForSequenceClassification, exist_ok=True
-    )
-    try:
-        made = (AutoConfig.from_pretrained(folder, local_files_only=True).architectures or [""])[0]
-        if not made.endswith("ForSequenceClassification"):
-            raise TransferError(
-                f"{folder} holds a {made}.",
-                "taskscout.load reads models that give one answer to a text or a pair of texts.",
-                f"Load it with transformers, as its README.md says: {made}.from_pretrained(...)",
-            )
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise TransferError(
-            f"{folder} cannot be loaded as a trained model ({str(error).splitlines()[0]}).",
-            "It is not a folder that taskscout train wrote, or not whole.",
-            "Give the folder named with --out.",
-        ) from error
-    names: tuple[str, ...] = ()
-    if model.config.problem_type != "regression":
-        names = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
-    return LoadedModel(model.eval(), tokenizer, names)

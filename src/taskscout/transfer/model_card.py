@@ -93,6 +93,7 @@ def model_card(
     encoder: str,
     command: str,
     form: str,
+    adapter: bool = False,
     notes: Sequence[str] = (),
 ) -> str:
     """The text of ``README.md``.
@@ -112,7 +113,9 @@ def model_card(
     command
         What was typed.
     form
-        ``native``, ``own`` or ``none``: what loads the folder.
+        ``native``, ``own``, ``peft``, ``weights`` or ``none``: what loads the folder.
+    adapter
+        Whether LoRA factors are kept beside the model.
     notes
         Lines for the user.
     """
@@ -137,7 +140,10 @@ def model_card(
     lines += [f"{what} (tuning: {tuning}, seed {chosen['seed']}). {chosen['why']}", ""]
     if target.label_names:
         lines += ["Labels: " + ", ".join(f"`{n}`" for n in target.label_names) + ".", ""]
-    lines += ["## Load it", "", *_loading(form, target.kind), ""]
+    lines += ["## Load it", "", *_loading(form, target.kind)]
+    if adapter:
+        lines += [line.replace("BASE", encoder) for line in _ADAPTER]
+    lines += [""]
     lines += ["## Scores", "", *_scores(runs, comparison), ""]
     lines += ["## Sources and licences", ""]
     if sources:
@@ -170,6 +176,12 @@ def _cell(text: str) -> str:
 def _loading(form: str, kind: str) -> list[str]:
     if form == "none":
         return ["This folder holds no model: no single one gave the answers. See `result.json`."]
+    if form == "weights":
+        return [
+            "No folder that loads could be made of this model (see the notes). Its trained weights "
+            "are in `weights.safetensors`: names that begin with `body.` are those of the "
+            "encoder's class in transformers, `head.` is a linear layer.",
+        ]
     if form == "peft":
         return [
             "A prompt for the base model, as peft keeps it:",
@@ -190,6 +202,22 @@ def _loading(form: str, kind: str) -> list[str]:
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
             "```",
         ]
+    auto = _CLASSES.get(kind, "AutoModelForSequenceClassification")
+    allowed = [
+        "```python",
+        f"from transformers import {auto}, AutoTokenizer",
+        "",
+        f'model = {auto}.from_pretrained("FOLDER", trust_remote_code=True)',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)',
+        "```",
+    ]
+    if kind in _CLASSES:
+        return [
+            "What this model reads beside the last layer is in no class of transformers, so its "
+            "class (`modeling_taskscout.py`) is in the folder, and you have to allow it:",
+            "",
+            *allowed,
+        ]
     return [
         "With taskscout, which runs no code of this folder:",
         "",
@@ -203,15 +231,22 @@ def _loading(form: str, kind: str) -> list[str]:
         "Without taskscout: the pooling of this model is in no class of transformers, so its class "
         "(`modeling_taskscout.py`) is in the folder, and you have to allow it:",
         "",
-        "```python",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-        "",
-        "model = AutoModelForSequenceClassification.from_pretrained(",
-        '    "FOLDER", trust_remote_code=True',
-        ")",
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)',
-        "```",
+        *allowed,
     ]
+
+
+_ADAPTER = [
+    "",
+    "`adapter` holds the LoRA factors that are merged into this model, with the head's weights in "
+    "`head.safetensors`:",
+    "",
+    "```python",
+    "from peft import PeftModel",
+    "from transformers import AutoModel",
+    "",
+    'body = PeftModel.from_pretrained(AutoModel.from_pretrained("BASE"), "FOLDER/adapter")',
+    "```",
+]
 
 
 def _scores(runs: Sequence[Transfer], comparison: Comparison | None) -> list[str]:

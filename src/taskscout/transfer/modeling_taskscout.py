@@ -1,9 +1,10 @@
-"""A transformer with pooling, a linear head and, where it was tuned so, a prompt.
+"""A transformer with a linear head, pooling where a text gets one answer, and a tuned prompt.
 
 This file is copied into every model folder that needs it, so it stands alone: it reads torch and
 transformers and nothing else. ``AutoModelForSequenceClassification`` of most architectures reads
 the first token through further layers of its own; models trained by taskscout pool otherwise (by
-default the mean over tokens), which no such class can express.
+default the mean over tokens), which no such class can express. Nor does a class for tokens read a
+prompt, or the mean of all layers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 
 
 class TaskscoutConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is not typed
@@ -24,11 +29,11 @@ class TaskscoutConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
     encoder
         The transformer's own configuration, ``model_type`` included.
     pooling
-        ``mean`` over tokens, ``cls``, ``pooler`` or ``last_token``.
+        ``mean`` over tokens, ``cls``, ``pooler`` or ``last_token``; not read by heads on tokens.
     layers
         ``last`` hidden layer, or the ``mean`` of all (embedding layer left out).
     hidden
-        Width of the pooled vector.
+        Width of what the head reads.
     prompt_length, prompt_place
         Vectors before the first layer's input (``prompt``) or keys and values in every layer
         (``prefix``); none at length 0.
@@ -55,8 +60,8 @@ class TaskscoutConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers i
         super().__init__(**others)
 
 
-class TaskscoutForSequenceClassification(PreTrainedModel):  # type: ignore[misc]  # transformers is not typed
-    """The transformer, pooled, with a linear head."""
+class _TaskscoutModel(PreTrainedModel):  # type: ignore[misc]  # transformers is not typed
+    """The transformer, the prompt where there is one, and a linear head."""
 
     config_class = TaskscoutConfig
     base_model_prefix = "encoder"
@@ -77,26 +82,6 @@ class TaskscoutForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
                 width *= 2 * sizes.num_hidden_layers
             self.prompt = nn.Parameter(torch.zeros(config.prompt_length, width))
         self.post_init()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Logits (batch × labels; for regression the value itself), and the loss with labels."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        hidden = self._pooled(*self._read(input_ids, mask, token_type_ids), mask)
-        logits = self.classifier(hidden.to(self.classifier.weight.dtype))
-        loss = None
-        if labels is not None:
-            if self.config.num_labels == 1:
-                loss = nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-            else:
-                loss = nn.functional.cross_entropy(logits, labels.long())
-        return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _read(
         self, input_ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None
@@ -130,23 +115,107 @@ class TaskscoutForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             cache.update(each[2 * layer], each[2 * layer + 1], layer)
         return cache
 
-    def _pooled(self, output: Any, skip: int, mask: torch.Tensor) -> torch.Tensor:
-        pooled: torch.Tensor
+    def _states(self, output: Any, skip: int) -> torch.Tensor:
+        """States of the text's tokens, batch × tokens × hidden, of the layers that are read."""
         states: torch.Tensor
-        if self.config.pooling == "pooler":
-            states = output.last_hidden_state[:, skip:]
-            pooled = self.encoder.pooler(states) if skip else output.pooler_output
-            return pooled
         if self.config.layers == "mean":
             states = torch.stack([h[:, skip:] for h in output.hidden_states[1:]]).float().mean(0)
         else:
             states = output.last_hidden_state[:, skip:].float()
+        return states
+
+    def _token_logits(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The head on every token, batch × tokens × labels."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        states = self._states(*self._read(input_ids, mask, token_type_ids))
+        logits: torch.Tensor = self.classifier(states.to(self.classifier.weight.dtype))
+        return logits
+
+
+class TaskscoutForSequenceClassification(_TaskscoutModel):
+    """The transformer, pooled, with a linear head."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits (batch × labels; for regression the value itself), and the loss with labels."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        hidden = self._pooled(*self._read(input_ids, mask, token_type_ids), mask)
+        logits = self.classifier(hidden.to(self.classifier.weight.dtype))
+        loss = None
+        if labels is not None:
+            if self.config.num_labels == 1:
+                loss = nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+            else:
+                loss = nn.functional.cross_entropy(logits, labels.long())
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _pooled(self, output: Any, skip: int, mask: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor
+        if self.config.pooling == "pooler":
+            last = output.last_hidden_state[:, skip:]
+            pooled = self.encoder.pooler(last) if skip else output.pooler_output
+            return pooled
+        states = self._states(output, skip)
         if self.config.pooling == "cls":
             pooled = states[:, 0]
         elif self.config.pooling == "last_token":
-            last = mask.sum(1) - 1
-            pooled = states[torch.arange(len(last), device=last.device), last]
+            ends = mask.sum(1) - 1
+            pooled = states[torch.arange(len(ends), device=ends.device), ends]
         else:
             weights = mask.unsqueeze(-1).to(states.dtype)
             pooled = (states * weights).sum(1) / weights.sum(1)
         return pooled
+
+
+class TaskscoutForTokenClassification(_TaskscoutModel):
+    """The transformer with a linear head on every token."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **_: Any,
+    ) -> TokenClassifierOutput:
+        """Logits (batch × tokens × labels); the loss over tokens whose label is not -100."""
+        logits = self._token_logits(input_ids, attention_mask, token_type_ids)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.transpose(1, 2), labels.long())
+        return TokenClassifierOutput(loss=loss, logits=logits)
+
+
+class TaskscoutForQuestionAnswering(_TaskscoutModel):
+    """The transformer with two outputs on every token: the answer's start and its end."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        **_: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """Logits of starts and ends (batch × tokens each); the mean of both losses."""
+        logits = self._token_logits(input_ids, attention_mask, token_type_ids)
+        start, end = logits[..., 0], logits[..., 1]
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (
+                nn.functional.cross_entropy(start, start_positions)
+                + nn.functional.cross_entropy(end, end_positions)
+            ) / 2
+        return QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end)

@@ -169,6 +169,10 @@ class Workspace:
             kept = {"seed": run.seed, "validation": run.validation.get("score")}
             # Last, and in the folder: a folder without it is not whole and is made again.
             write_atomically(fresh / "kept.json", json.dumps(kept).encode())
+            # safetensors keeps its files from everybody else, whatever the user's mask is.
+            for path in fresh.rglob("*"):
+                if path.is_file():
+                    shutil.copymode(fresh / "kept.json", path)
             shutil.rmtree(model, ignore_errors=True)
             os.replace(fresh, model)
         path = self._run(run.strategy, run.seed)
@@ -219,12 +223,28 @@ class Workspace:
         return self.out
 
 
-def saver(run: Transfer, encoder: Encoder, label_names: Sequence[str]) -> Callable[[Path], Any]:
-    """Make what writes a run's model into a folder."""
-    from taskscout.transfer.export import save_model
+def saver(run: Transfer, encoder: Encoder, label_names: Sequence[str]) -> Callable[[Path], None]:
+    """Make what writes a run's model, and its LoRA factors, into an empty folder.
 
-    def save(folder: Path) -> str:
+    Where no folder that loads can be made, the trained weights are written as they are, and a
+    note of the run says so: what was trained is never lost.
+    """
+    from taskscout.transfer.export import save_adapter, save_model, save_weights
+
+    def save(folder: Path) -> None:
         assert run.tuned is not None
-        return save_model(run.tuned.model, encoder, folder, label_names)
+        try:
+            save_model(run.tuned.model, encoder, folder, label_names)
+            save_adapter(run.tuned, encoder, folder)
+        except Exception as error:
+            if _is_full(error):
+                raise
+            shutil.rmtree(folder)
+            folder.mkdir()
+            save_weights(run.tuned.model, folder)
+            run.notes += (
+                f"the model could not be saved as a folder that loads ({error}); its trained "
+                "weights are in weights.safetensors",
+            )
 
     return save
