@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from taskscout.errors import PoolError
@@ -760,6 +761,61 @@ def test_a_source_of_another_structure(
             source.to_dict()
 
     assert "sources.parquet" in refused(walk).found
+
+
+def test_a_card_that_names_another_source(packed: Pool):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path = packed.folder / "sources.parquet"
+    table = parquet.read_table(path)
+    cards = table.column("card").to_pylist()
+    cards[0], cards[1] = cards[1], cards[0]
+    at = table.column_names.index("card")
+    parquet.write_table(table.set_column(at, "card", pa.array(cards)), path)
+    rewrite_header(packed.folder, table={"name": path.name, "sha256": sha256_of(path)})
+    error = refused(lambda: Pool.open(packed.folder).source(packed.names[0]))
+    assert "two names" in error.found
+
+
+def test_a_table_that_says_it_is_too_large(packed: Pool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("taskscout.pools.packed._LARGEST_TABLE", 100)
+    assert "larger" in refused(lambda: Pool.open(packed.folder)).found
+
+
+@pytest.mark.parametrize(
+    ("column", "change"),
+    [
+        ("shape/inner", lambda shapes: shapes + np.array([0, 1, 0])),  # fewer numbers than that
+        ("shape/inner", lambda shapes: np.where(shapes == 4, -4, shapes)),
+        # Two negative axes have the right number of numbers.
+        ("shape/inner", lambda shapes: shapes * [1, -1, -1]),
+        ("shape/inner", lambda shapes: shapes[:-1]),
+        ("shape/inner", lambda shapes: shapes.astype(np.float64)),
+        ("shape/inner", lambda shapes: shapes.ravel()),
+        ("shape/inner", lambda shapes: shapes * 2**62),
+        ("data/inner", lambda numbers: numbers[:-1]),
+        ("data/inner", lambda numbers: numbers.reshape(-1, 1)),
+        ("name#ends", lambda ends: ends[::-1].copy()),
+        ("name#ends", lambda ends: ends[:-1]),
+    ],
+)
+def test_shapes_that_are_not_those_of_the_arrays(
+    packed: Pool, column: str, change: Callable[[np.ndarray], np.ndarray]
+):
+    """Checksums are right; somebody wrote it so. It is refused where the file is opened."""
+    path = packed.folder / "packed-map.safetensors"
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    arrays[column] = np.ascontiguousarray(change(arrays[column]))
+    path.write_bytes(save(arrays, metadata))
+    packed_files = json.loads((packed.folder / "pool.json").read_text())["packed"]
+    packed_files["map"]["sha256"] = sha256_of(path)
+    rewrite_header(packed.folder, packed=packed_files)
+    pool = Pool.open(packed.folder)
+    assert "packed-map" in refused(lambda: pool.description("a", "map")).found
+    assert "map" not in pool._packed
 
 
 def test_a_table_of_numbers(packed: Pool):

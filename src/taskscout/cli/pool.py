@@ -110,16 +110,14 @@ def add(
         console.print(note, style="dim", markup=False)
     recipe = Recipe() if examples is None else Recipe(examples=examples)
     with progress() as report:
-        of_options = make_workbench(
+        chosen = make_workbench(
             encoder,
             pooling or settings.get("pooling", "mean"),
             layers=settings.get("layers", "last"),
             max_length=settings.get("max_length", 128),
             report=report,
         )
-        bench = Workbench(
-            of_options.encoder, cache=of_options.cache, recipe=recipe, progress=report
-        )
+        bench = Workbench(chosen.encoder, cache=chosen.cache, recipe=recipe, progress=report)
         header = encoder_header(bench.encoder)
         opened = Pool.create(folder, encoder=header, write=False)
         add_source(opened, task, bench, replace=replace)

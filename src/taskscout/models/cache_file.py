@@ -256,7 +256,7 @@ def free_pages(db: sqlite3.Connection) -> int:
 
 
 def shrink(db: sqlite3.Connection, most: int) -> None:
-    """Give unused pages back to the file system until the file has ``most`` pages, or none is free."""
+    """Give free pages back to the file system until the file has ``most``, or none is free."""
     while (excess := min((before := pages(db)) - most, free_pages(db), _VACUUM_PAGES)) > 0:
         # One step of the statement frees one page: all have to be fetched.
         db.execute(f"PRAGMA incremental_vacuum({excess})").fetchall()

@@ -124,6 +124,8 @@ def _ends(array: str, table: NDArray[np.int64], length: int, sources: int) -> li
     ValueError
         If the shapes are not those of the array.
     """
+    if table.dtype != np.int64 or table.ndim != 2:
+        raise ValueError(f"the shapes of {array} are no whole numbers in rows")
     axes = table[:, 1:]
     used = np.arange(axes.shape[1]) < table[:, :1]
     sizes = np.where(table[:, 0] < 0, 0, np.where(used, axes, 1).prod(1))
