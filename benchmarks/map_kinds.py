@@ -29,7 +29,8 @@ from taskscout.methods.method import Description
 from taskscout.methods.space_map import Moments, fit_maps
 from taskscout.methods.transferability import SpaceMapMethod
 from taskscout.pools.sources import origin_of
-from taskscout.studies.comparison import RANDOM, compare
+from taskscout.studies.comparison import compare
+from taskscout.studies.comparison_rows import RANDOM
 from taskscout.studies.predictions import Materials, Predicted
 
 METHODS = {"last layer": "esm-logme", "two layers": "layered-esm-logme"}

@@ -21,7 +21,8 @@ from benchmarks.study import value
 from taskscout import Pool, Workbench
 from taskscout.methods import DEFAULT
 from taskscout.methods.gains import Gains
-from taskscout.studies.comparison import PRIOR, RANDOM, Comparison, compare
+from taskscout.studies.comparison import Comparison, compare
+from taskscout.studies.comparison_rows import PRIOR, RANDOM
 from taskscout.studies.predictions import Materials, predict
 
 FIRST = "200 examples, LoRA"

@@ -35,7 +35,8 @@ from taskscout.methods.method import method_names
 from taskscout.models.cache import NoCache
 from taskscout.models.tuning import Recipe, Tuning
 from taskscout.ranking import COMPOSED
-from taskscout.studies.comparison import PRIOR, RANDOM, Comparison, compare
+from taskscout.studies.comparison import Comparison, compare
+from taskscout.studies.comparison_rows import PRIOR, RANDOM
 from taskscout.studies.predictions import Materials, Predicted, predict
 
 METRICS = (

@@ -24,8 +24,9 @@ from benchmarks._data import catalogue
 from benchmarks._report import ROOT, markdown, publish
 from taskscout import Pool, Workbench
 from taskscout.methods import DEFAULT
-from taskscout.reports.studies import digits_of, interval, number, probability
-from taskscout.studies.comparison import CEILING, PRIOR, RANDOM, Comparison, compare
+from taskscout.reports.studies import digits_of, interval, number, probability, reach
+from taskscout.studies.comparison import Comparison, compare
+from taskscout.studies.comparison_rows import CONTROLS, ORACLE, PRIOR, RANDOM
 from taskscout.studies.metrics import get_metric
 from taskscout.studies.predictions import Materials, Predicted, predict
 from taskscout.studies.published import TASKWEB_COLUMNS, TaskWeb, read_taskweb, taskweb_table
@@ -79,7 +80,7 @@ def with_intervals(found: Comparison) -> str:
     head = [f"{m.name}{f', {m.unit}' if m.unit else ''}" for m in shown]
     lines = []
     for name in found.methods:
-        cells = [f"*{name}*" if name in (RANDOM, PRIOR, CEILING) else name]
+        cells = [f"*{name}*" if name in CONTROLS else name]
         for i, metric in enumerate(shown):
             row = found.row(name, metric.name)
             text = number(row.value, digits_of(metric))
@@ -92,7 +93,7 @@ def with_intervals(found: Comparison) -> str:
             cells.append(
                 "–"
                 if d is None
-                else f"{sign * d.difference:+.3f}, p {probability(d.p_holm).replace('< ', '<')}"
+                else f"{sign * d.difference:+.3f}, p {probability(d.p_adjusted).replace('< ', '<')}"
             )
         lines.append(cells)
     return markdown(("method", *head, "against random", "against the prior"), lines)
@@ -103,7 +104,7 @@ def seeds(found: Comparison) -> str:
     said = found.seed_study()
     same = sum(s["place_of_first"] == 1 for s in said)
     taus = [s["tau"] for s in said]
-    methods = [m for m in found.methods if m not in (RANDOM, CEILING)]
+    methods = [m for m in found.methods if m not in (RANDOM, ORACLE)]
     spread = [found.row(m, found.by.name).over_seeds for m in methods]
     return (
         f"With the truth of one seed instead of {len(said)}, {same} of {len(said)} seeds put the "
@@ -167,8 +168,8 @@ grid without the target's own results; TaskWeb chose its weight on PIQA, which i
 
 The same under several metrics, all 21 targets, truth the mean score over seeds, 95% bootstrap
 intervals over targets and seeds. The last columns are differences in {everything.by.name} from a
-random order and from the target-blind prior, with p of a sign-flip test over targets, Holm-adjusted
-for all {len(everything.differences)} pairs of methods.
+random order and from the target-blind prior, with p of a sign-flip test over targets, adjusted
+for all of these comparisons together (max-T). {reach(everything)}
 
 {with_intervals(everything)}
 

@@ -11,8 +11,9 @@ import pytest
 
 from taskscout.methods.gains import Gains
 from taskscout.reports.html import study_page
-from taskscout.reports.studies import markdown_table, verdict
-from taskscout.studies.comparison import CEILING, RANDOM, compare
+from taskscout.reports.studies import markdown_table, reach, verdict
+from taskscout.studies.comparison import compare
+from taskscout.studies.comparison_rows import ORACLE, RANDOM
 from taskscout.studies.predictions import Predicted
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -101,7 +102,7 @@ def test_the_table_is_the_comparisons(page, compared):
     assert [row[0] for row in body] == list(compared.methods)
     for row in body:
         shown = compared.row(row[0], "ndcg-rank")
-        assert row[1] == f"{shown.value:.3f}"
+        assert row[1] == ("–" if np.isnan(shown.value) else f"{shown.value:.3f}")
         assert row[-1] == str(shown.targets)
 
 
@@ -112,11 +113,12 @@ def test_names_are_escaped(page):
 
 
 def test_differences_costs_and_seeds(page, compared):
-    _, differences, costs, seeds = page.tables
-    assert len(differences) == 1 + len(compared.differences)
-    first = compared.differences[0]
-    assert differences[1][:2] == [first.better, first.worse]
-    assert differences[1][6] == ("yes" if first.real else "no")
+    _, controls, pairs, costs, seeds = page.tables
+    for shown, family in ((controls, compared.against_controls), (pairs, compared.between_methods)):
+        assert len(shown) == 1 + len(family)
+        assert shown[1][:2] == [family[0].better, family[0].worse]
+        assert shown[1][6] == ("yes" if family[0].real else "no")
+    assert "cannot be below\n0.0039 here" in page.outside  # 2 / 2^9
     assert [row[0] for row in costs[1:]] == ["sharp"]
     assert costs[1][2:] == ["0.250", "1.5 KB", "2.00"]
     assert len(seeds) == 1 + 3
@@ -144,12 +146,38 @@ def test_figures_hold_the_numbers(page, compared):
 def test_verdict(compared):
     said = verdict(compared)
     assert said[0].startswith("sharp comes first by ndcg-rank")
-    assert "split-half ceiling" in said[0]
+    assert "honest oracle" not in said[0]
+    gain = verdict(comparison(metrics=["pick-gain"]))
+    assert "the honest oracle" in gain[0]
     assert any(s.startswith("Really better than a random order: sharp") for s in said)
     none = replace(compared.gains, scores=compared.gains.scores)
     constant = Predicted("same", np.ones((9, 8)), np.full(9, np.nan))
     poor = verdict(compare(none, [constant], metrics=["ndcg-rank"]))
     assert "No method is really better than a random order." in poor
+
+
+def test_what_the_design_can_show(compared):
+    said = reach(compared)
+    assert said.startswith("9 targets: the smallest p they can give is 0.0039. Two seeds agree")
+    assert "Spearman-Brown" in said
+    few = grid(1)
+    few = compare(few.with_targets(few.targets[:4]), [], metrics=["regret@1"])
+    assert "no difference can be called real" in reach(few)
+
+
+def test_methods_on_fewer_targets_have_a_table_of_their_own():
+    gains = grid()
+    truth = gains.mean_scores.T
+    some = Predicted("some", np.where(np.arange(9)[:, None] < 6, truth, np.nan), gains.mean_alone)
+    both = compare(gains, [some, Predicted("all", truth, gains.mean_alone)], metrics=["regret@1"])
+    parsed = Page()
+    parsed.feed(study_page(both))
+    wide, narrow = parsed.tables[:2]
+    assert "some" not in [row[0] for row in wide]
+    assert {row[-1] for row in wide[1:] if row[0] != ORACLE} == {"9"}
+    assert {row[0] for row in narrow} >= {"some", "all", RANDOM}
+    assert {row[-1] for row in narrow[1:] if row[0] != ORACLE} == {"6"}
+    assert "On 6 targets" in "".join(parsed.text)
 
 
 def test_markdown(compared):
@@ -162,4 +190,4 @@ def test_markdown(compared):
     assert "1.5" in row
     only = markdown_table(compared, methods=["sharp"]).splitlines()
     assert len(only) == 3
-    assert {line.split(" | ")[0] for line in lines[2:]} >= {f"| {CEILING}", f"| {RANDOM}"}
+    assert {line.split(" | ")[0] for line in lines[2:]} >= {f"| {ORACLE}", f"| {RANDOM}"}

@@ -12,7 +12,9 @@ import pytest
 from taskscout.errors import MethodError, StudyError
 from taskscout.methods.gains import Gains
 from taskscout.methods.method import BaseMethod, Description
-from taskscout.studies.comparison import CEILING, PRIOR, RANDOM, compare
+from taskscout.studies.comparison import compare
+from taskscout.studies.comparison_files import write_comparison
+from taskscout.studies.comparison_rows import ORACLE, PRIOR, RANDOM
 from taskscout.studies.metrics import DEFAULT_METRICS
 from taskscout.studies.predictions import (
     Materials,
@@ -56,8 +58,7 @@ def comparison():
 
 
 def test_what_is_known_comes_out(comparison):
-    assert comparison.methods[0] == CEILING
-    assert set(comparison.methods[1:3]) == {"good", "twin"}
+    assert set(comparison.methods[:2]) == {"good", "twin"}
     assert comparison.metrics[0] == "spearman"
     assert set(comparison.metrics) == set(DEFAULT_METRICS)
     good, floor = comparison.row("good", "spearman"), comparison.row(RANDOM, "spearman")
@@ -71,22 +72,52 @@ def test_what_is_known_comes_out(comparison):
 
 
 def test_which_differences_are_real(comparison):
-    pairs = {frozenset((d.better, d.worse)): d for d in comparison.differences}
-    # good, twin, noise, prior, random: ten pairs.
-    assert len(pairs) == 10
+    controls = {frozenset((d.better, d.worse)): d for d in comparison.against_controls}
+    pairs = {frozenset((d.better, d.worse)): d for d in comparison.between_methods}
+    # Three methods and the prior against a random order, three methods against the prior.
+    assert len(controls) == 7
+    assert len(pairs) == 3
     assert pairs[frozenset(("good", "noise"))].real
     assert pairs[frozenset(("good", "noise"))].better == "good"
-    assert pairs[frozenset(("good", RANDOM))].real
+    assert controls[frozenset(("good", RANDOM))].real
     assert not pairs[frozenset(("good", "twin"))].real
-    assert not pairs[frozenset(("noise", RANDOM))].real
+    assert not controls[frozenset(("noise", RANDOM))].real
+    assert comparison.smallest_p == 2.0**-15
     for d in comparison.differences:
-        assert d.p_holm >= d.p
+        assert d.p_adjusted >= d.p >= comparison.smallest_p
         assert d.low <= d.difference <= d.high
         assert d.difference >= 0  # higher is better here
         a, b = comparison.values[d.better]["spearman"], comparison.values[d.worse]["spearman"]
         assert d.difference == pytest.approx(np.nanmean(a - b))
     assert list(comparison.against("good")) != []
-    assert [d.p for d in comparison.differences] == sorted(d.p for d in comparison.differences)
+    for family in (comparison.against_controls, comparison.between_methods):
+        assert [d.p for d in family] == sorted(d.p for d in family)
+
+
+def test_a_real_difference_is_found_among_many_methods():
+    """Holm over all pairs of thirty methods could not go below 465 x 2^-12 = 0.11."""
+    gains = grid(n_targets=13, n_seeds=1)
+    many = [guess(gains, f"noise{i}", 1000.0, seed=i) for i in range(29)]
+    found = compare(gains, [guess(gains, "good", 0.5), *many], metrics=["spearman"])
+    assert found.smallest_p == 2.0**-12
+    good = found.against("good")
+    assert good[RANDOM].real
+    assert sum(good[m.method].real for m in many) > 20
+    assert not any(found.against(RANDOM)[m.method].real for m in many)
+
+
+def test_the_oracle_stands_where_it_is_honest(comparison):
+    gains = comparison.gains
+    picks = []
+    for k in range(3):
+        best = gains.with_seeds([i for i in range(3) if i != k]).mean_scores.argmax(0)
+        gain = gains.scores[:, :, k] - gains.alone[:, k]
+        picks.append(gain[best, np.arange(16)])
+    row = comparison.row(ORACLE, "pick-gain")
+    assert row.value == pytest.approx(np.mean(picks))
+    assert row.low < row.value < row.high
+    assert np.isnan(comparison.row(ORACLE, "spearman").value)
+    assert 0.9 < comparison.reliability.between_seeds < comparison.reliability.of_the_mean < 1
 
 
 def test_lower_is_better_for_regret():
@@ -97,8 +128,8 @@ def test_lower_is_better_for_regret():
     worst = found.against("bad")["good"]
     assert worst.better == "good"
     assert worst.difference < 0
-    # One seed: no ceiling, no spread over seeds, and nothing to study about seeds.
-    assert CEILING not in found.methods
+    # One seed: no oracle, no spread over seeds, and nothing to study about seeds.
+    assert ORACLE not in found.methods
     assert np.isnan(found.row("good", "regret@1").over_seeds)
     assert found.seed_study() == []
 
@@ -132,14 +163,29 @@ def test_pruning_takes_the_methods_own_time_off():
     assert found.pruning[RANDOM].kept[-1] < 95
 
 
-def test_missing_targets_do_not_count():
+def test_methods_stand_together_on_the_same_targets():
+    """A method that skips hard targets stood above one that serves them all."""
     gains = grid()
-    partial = guess(gains, "partial", 1.0)
+    gains.scores[:, 4:] -= 20 * np.arange(12)[:, None, None]  # wide gaps: regret is large there
+    partial = guess(gains, "partial", 3.0)
     partial.scores[4:] = np.nan
-    found = compare(gains, [partial, guess(gains, "all", 1.0, seed=5)], metrics=["spearman"])
-    assert found.row("partial", "spearman").targets == 4
-    assert found.row("all", "spearman").targets == 16
-    assert found.against("partial")["all"].targets == 4
+    everywhere = guess(gains, "all", 3.0, seed=5)
+    found = compare(gains, [partial, everywhere], metrics=["regret@1"])
+    assert "partial" not in found.methods
+    assert {r.targets for r in found.rows if r.method != ORACLE} == {16}
+    (narrow,) = found.narrower
+    assert narrow.gains.targets == gains.targets[:4]
+    assert set(narrow.methods) == {"partial", "all", PRIOR, RANDOM}
+    assert {r.targets for r in narrow.rows if r.method != ORACLE} == {4}
+    # There the other method has what it reaches on these four, as if the grid had no more.
+    alone = compare(gains.with_targets(gains.targets[:4]), [
+        replace(everywhere, scores=everywhere.scores[:4], none=everywhere.none[:4])
+    ], metrics=["regret@1"])  # fmt: skip
+    assert narrow.row("all", "regret@1").value == pytest.approx(alone.row("all", "regret@1").value)
+    assert narrow.against("partial")["all"].targets == 4
+    # Asked for by name, a method is found wherever it stands.
+    assert found.row("partial", "regret@1").targets == 4
+    assert found.row("all", "regret@1").targets == 16
 
 
 def test_grids_without_target_only_runs():
@@ -164,7 +210,7 @@ def test_refusals():
 
 
 def test_tables(comparison, tmp_path):
-    files = comparison.write(tmp_path / "new" / "folder")
+    files = write_comparison(comparison, tmp_path / "new" / "folder")
     assert {f.name for f in files} == {
         "scores.parquet", "scores.csv", "metrics.parquet", "metrics.csv", "differences.csv",
         "study.json",
@@ -190,7 +236,10 @@ def test_tables(comparison, tmp_path):
 
 def test_resampling_can_be_repeated(comparison):
     again = compare(comparison.gains, comparison.predicted, by="spearman")
-    assert repr(again.rows) == repr(comparison.rows)  # NaN and all
+    for first, second in zip(comparison.rows, again.rows, strict=True):
+        assert (first.method, first.metric) == (second.method, second.metric)
+        for name in ("value", "low", "high", "over_targets", "over_seeds"):
+            np.testing.assert_allclose(getattr(first, name), getattr(second, name), atol=1e-9)
 
 
 # -- asking methods -----------------------------------------------------------------------------
@@ -263,7 +312,7 @@ def test_methods_are_asked_as_a_ranking_asks_them(small_grid, shelf, small_pool,
     assert any("esm-logme has no score for films" in n for n in asked.notes)
     assert all(p.seconds > 0 and p.bytes_per_source >= 0 for p in asked.predicted)
     found = compare(small_grid, asked.predicted, notes=asked.notes)
-    assert {"esm-logme", "vocabulary", "size", PRIOR, RANDOM, CEILING} < set(found.methods)
+    assert {"esm-logme", "vocabulary", "size", PRIOR, RANDOM, ORACLE} < set(found.methods)
 
 
 def test_the_target_only_rows_that_training_saw(small_grid, shelf, small_bench):

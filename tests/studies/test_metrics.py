@@ -11,19 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from taskscout.errors import StudyError
-from taskscout.methods.gains import Gains
 from taskscout.studies.metrics import (
     DEFAULT_METRICS,
     Truth,
     get_metric,
-    holm,
-    interval,
     measure,
-    permutation_test,
-    pruning_curve,
     random_floor,
-    seed_draws,
-    split_half_ceiling,
 )
 
 K = (1, 2, 3, 5)
@@ -211,7 +204,7 @@ def test_perfect_and_worst():
         wanted = {"rank-of-best": 1, "rank-of-pick": 1, "pick-gain": 15, "pick-gain+none": 15,
                   "top-mean@3": 60, "win-rate": 100}  # fmt: skip
         default = 0 if "regret" in name or "negative" in name else 1
-        default = 100 if "hit" in name else default
+        default = 100 if "hit" in name or name == "pair-accuracy" else default
         assert best[name][0] == pytest.approx(wanted.get(name, default), abs=1e-9), name
     worst = measure(DEFAULT_METRICS, -truth, truth, alone)
     assert worst["regret@1"][0] == pytest.approx(100 * 30 / 70)
@@ -265,137 +258,35 @@ def test_names_of_metrics():
             get_metric(wrong)
 
 
-# -- seeds ------------------------------------------------------------------------------------
+# -- pairs ------------------------------------------------------------------------------------
 
 
-def grid(n_sources=8, n_targets=5, n_seeds=4, noise=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    real = rng.normal(60, 4, (n_sources, n_targets, 1))
-    scores = real + noise * rng.normal(size=(n_sources, n_targets, n_seeds))
-    alone = 58 + noise * rng.normal(size=(n_targets, n_seeds))
-    names = tuple(f"s{i}" for i in range(n_sources)), tuple(f"t{i}" for i in range(n_targets))
-    return Gains(*names, scores, alone, tuple(range(n_seeds)))
+@given(arrays(float, 6, elements=maybe), arrays(float, 6, elements=true), st.sampled_from([0, 3.0]))
+def test_pairs_in_the_right_order_are_counted_one_by_one(predicted, truth, noise):
+    rights = []
+    for i in range(6):
+        for j in range(i):
+            apart = truth[i] - truth[j]
+            if np.isnan(apart) or apart == 0 or abs(apart) <= 1.96 * noise * np.sqrt(2):
+                continue
+            # What is not scored comes last, tied with others of its kind.
+            a, b = (-np.inf if np.isnan(x) else x for x in (predicted[i], predicted[j]))
+            rights.append(0.5 if a == b else float((a > b) == (apart > 0)))
+    known = ~np.isnan(truth)
+    found = measure(["pair-accuracy"], predicted[None], truth[None], noise=np.full((1, 6), noise))[
+        "pair-accuracy"
+    ][0]
+    if not rights or np.isnan(predicted[known]).all():
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(100 * np.mean(rights))
 
 
-def test_seed_draws_are_means_of_resampled_runs():
-    gains = grid(n_seeds=3)
-    gains.scores[0, 0, 1:] = np.nan
-    scores, alone = seed_draws(gains, 400, np.random.default_rng(0))
-    assert scores.shape == (400, 5, 8)
-    # A cell with one run always has that run's score.
-    np.testing.assert_allclose(scores[:, 0, 0], gains.scores[0, 0, 0])
-    one = gains.scores[3, 2]
-    from itertools import combinations_with_replacement
-
-    possible = [np.mean(c) for c in combinations_with_replacement(one, 3)]
-    nearest = np.abs(scores[:, 2, 3, None] - possible).min(1)
-    assert nearest.max() < 1e-9
-    np.testing.assert_allclose(scores.mean(0)[2, 3], one.mean(), atol=0.15)
-    # Runs of one seed stay together: where all sources share a shift per seed, so do the draws.
-    shifted = Gains(
-        gains.sources, gains.targets,
-        np.broadcast_to(np.array([0.0, 1.0, 5.0]), (8, 5, 3)).copy(),
-        np.broadcast_to(np.array([0.0, 1.0, 5.0]), (5, 3)).copy(), (0, 1, 2),
-    )  # fmt: skip
-    scores, alone = seed_draws(shifted, 50, np.random.default_rng(0))
-    np.testing.assert_allclose(scores, np.broadcast_to(alone[..., None], scores.shape))
-    assert len(np.unique(alone.round(9))) > 3
-
-
-def test_ceiling():
-    names = ("spearman", "regret@1", "pick-gain+none")
-    sure = split_half_ceiling(names, grid(noise=0.0))
-    assert sure["spearman"].tolist() == [1] * 5
-    assert sure["regret@1"].tolist() == [0] * 5
-    noisy = split_half_ceiling(names, grid(noise=8.0))
-    assert noisy["spearman"].mean() < 0.8
-    assert noisy["regret@1"].mean() > 0
-    assert split_half_ceiling(names, grid(n_seeds=1)) is None
-    # One pair of halves by hand: each seed predicts the other.
-    two = grid(n_seeds=2, noise=3.0)
-    a, b = two.scores[:, :, 0].T, two.scores[:, :, 1].T
-    both = [measure(["spearman"], x, y)["spearman"] for x, y in ((a, b), (b, a))]
-    np.testing.assert_allclose(split_half_ceiling(["spearman"], two)["spearman"], np.mean(both, 0))
-
-
-def test_interval_agrees_with_theory():
-    rng = np.random.default_rng(0)
-    values = rng.normal(3, 2, 400)
-    low, high = interval(values[None], values.mean(), draws=4000)
-    error = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - error, abs=0.03)
-    assert high == pytest.approx(values.mean() + error, abs=0.03)
-    # Noise over seeds widens it; what all draws share does not move it.
-    noisy = values + rng.normal(1.0, 4, (50, 400))
-    wide = interval(noisy, values.mean(), draws=4000)
-    assert wide[1] - wide[0] > 1.8 * (high - low)
-    assert np.mean(wide) == pytest.approx(values.mean(), abs=0.05)
-    assert np.isnan(interval(np.array([[1.0, 2.0, 3.0, 4.0, np.nan]]), 2.5)).all()
-    assert interval(values[None], 3.0, low=2.99, high=3.01) == (2.99, 3.01)
-
-
-def test_intervals_cover_what_they_should():
-    rng = np.random.default_rng(1)
-    hits = 0
-    for i in range(200):
-        values = rng.normal(0, 1, (1, 20))
-        low, high = interval(values, values.mean(), draws=400, seed=i)
-        hits += low <= 0 <= high
-    assert 0.87 <= hits / 200 <= 0.99
-
-
-def test_permutation_test():
-    assert permutation_test(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 / 8)
-    assert permutation_test(np.array([1.0, 1.0, -1.0, np.nan])) == pytest.approx(1.0)
-    assert permutation_test(np.zeros(5)) == 1
-    assert np.isnan(permutation_test(np.array([np.nan])))
-    rng = np.random.default_rng(0)
-    assert permutation_test(rng.normal(2, 1, 30)) < 0.001
-    from scipy.stats import permutation_test as theirs
-
-    d = rng.normal(0.4, 1, 12)
-    wanted = theirs((d,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
-    assert permutation_test(d) == pytest.approx(wanted)
-    large = rng.normal(0.3, 1, 25)
-    wanted = theirs((large,), np.mean, permutation_type="samples", n_resamples=20000,
-                    rng=0).pvalue  # fmt: skip
-    assert permutation_test(large) == pytest.approx(wanted, abs=0.02)
-    # Several at a time, each with its own missing targets.
-    both = np.stack([d, np.where(np.arange(12) < 3, np.nan, d)], 1)
-    np.testing.assert_allclose(
-        permutation_test(both), [permutation_test(d), permutation_test(d[3:])]
-    )
-
-
-def test_holm():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, float("nan"), 0.9])[0] == 1.0
-    assert np.isnan(holm([0.5, float("nan")])[1])
-    assert holm([]) == []
-
-
-# -- pruning ----------------------------------------------------------------------------------
-
-
-def test_pruning():
-    truth = np.array([[50.0, 60.0, 70.0, 40.0]])
-    curve = pruning_curve(truth, truth, steps=4)
-    assert curve.dropped.tolist() == [0, 25, 50, 75]
-    assert curve.kept.tolist() == pytest.approx([100, 100, 100, 100])
-    assert curve.saved.tolist() == pytest.approx([0, 25, 50, 75])
-    assert curve.saving() == pytest.approx(75)
-    wrong = pruning_curve(-truth, truth, steps=4)
-    assert wrong.kept.tolist() == pytest.approx([100, 100 * 60 / 70, 100 * 50 / 70, 100 * 40 / 70])
-    assert wrong.same_best.tolist() == pytest.approx([100, 0, 0, 0])
-    assert wrong.saving() == pytest.approx(0)
-    assert wrong.saving(tolerance=15) == pytest.approx(25)
-    # Times of the pairs, and the method's own.
-    seconds = np.array([[1.0, 1.0, 1.0, 7.0]])
-    timed = pruning_curve(truth, truth, seconds=seconds, cost=1.0, steps=4)
-    assert timed.saved.tolist() == pytest.approx([-10, 60, 70, 80])
-    assert timed.saving() == pytest.approx(80)
-    # A constant prediction keeps a random half.
-    even = pruning_curve(np.zeros((1, 4)), truth, steps=2)
-    pairs = [max(a, b) for i, a in enumerate(truth[0]) for b in truth[0][i + 1 :]]
-    assert even.kept[1] == pytest.approx(100 * np.mean(pairs) / 70)
-    assert even.same_best[1] == pytest.approx(50)
+def test_a_random_order_has_half_of_the_pairs_right():
+    rng = np.random.default_rng(5)
+    truth = rng.normal(60, 8, (3, 4, 7))
+    floor = random_floor(["pair-accuracy"], truth)["pair-accuracy"]
+    np.testing.assert_allclose(floor, np.full((3, 4), 50.0))
+    exact = measure(["pair-accuracy"], truth[0], truth)["pair-accuracy"]
+    np.testing.assert_allclose(exact[0], 100)
+    assert (exact[1:] < 100).all()

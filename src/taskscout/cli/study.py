@@ -218,8 +218,9 @@ def run(
     if out is not None:
         from taskscout.reports.html import study_page
         from taskscout.reports.studies import markdown_table
+        from taskscout.studies.comparison_files import write_comparison
 
-        comparison.write(out)
+        write_comparison(comparison, out)
         write_text(out / "report.html", study_page(comparison))
         write_text(out / "table.md", markdown_table(comparison))
     if as_json:

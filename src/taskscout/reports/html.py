@@ -9,13 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from taskscout.reports.studies import digits_of, interval, number, probability, verdict
-from taskscout.studies.comparison import CEILING, PRIOR, RANDOM, Comparison, Row
+from taskscout.reports.studies import (
+    digits_of,
+    interval,
+    narrower_tables,
+    number,
+    probability,
+    reach,
+    verdict,
+)
+from taskscout.studies.comparison import Comparison
+from taskscout.studies.comparison_rows import CONTROLS, ORACLE, RANDOM, Difference, Row
 from taskscout.studies.metrics import Metric, get_metric
 
-_CONTROLS = (RANDOM, PRIOR, CEILING)
 _BLUE, _GREY, _ORANGE = "#0969da", "#8c959f", "#bc4c00"
-#: Pairs of methods in the table of differences, at most.
+#: Pairs in a table of differences, at most.
 _PAIRS = 40
 #: Methods whose pruning curves are shown at first; the others by a click on the legend.
 _CURVES = 6
@@ -62,21 +70,25 @@ def study_page(comparison: Comparison) -> str:
         by=comparison.by,
         metrics=[get_metric(n) for n in comparison.metrics],
         verdict=verdict(comparison),
+        reach=reach(comparison),
         table=_table(comparison),
-        pairs=len(comparison.differences),
-        differences=[
+        narrower=[
             {
-                "better": d.better,
-                "worse": d.worse,
-                "by": number(abs(d.difference), digits),
-                "interval": interval(d.low, d.high, digits),
-                "p": probability(d.p),
-                "p_holm": probability(d.p_holm),
-                "real": "yes" if d.real else "no",
-                "targets": d.targets,
+                "targets": len(table.gains.targets),
+                "names": ", ".join(table.gains.targets),
+                "verdict": verdict(table),
+                "table": [r for r in _table(table) if r["method"] in methods],
             }
-            for d in comparison.differences[:_PAIRS]
+            for table, methods in narrower_tables(comparison)
         ],
+        families=[
+            (
+                "Against a random order and the prior",
+                _differences(comparison.against_controls, digits),
+            ),
+            ("Methods against one another", _differences(comparison.between_methods, digits)),
+        ],
+        smallest_p=f"{comparison.smallest_p:.2g}",
         costs=_costs(comparison),
         embedding=f" ({comparison.embedding_seconds:.2f} s here)" if timed else "",
         seeds=[
@@ -108,7 +120,7 @@ def _table(comparison: Comparison) -> list[dict[str, Any]]:
         values = [
             r[name].value
             for m, r in rows.items()
-            if m not in _CONTROLS and not math.isnan(r[name].value)
+            if m not in CONTROLS and not math.isnan(r[name].value)
         ]
         if values:
             best[name] = max(values) if get_metric(name).better == "higher" else min(values)
@@ -122,14 +134,31 @@ def _table(comparison: Comparison) -> list[dict[str, Any]]:
                 {
                     "value": number(row.value, digits),
                     "interval": interval(row.low, row.high, digits),
-                    "best": method not in _CONTROLS and row.value == best.get(name),
+                    "best": method not in CONTROLS and row.value == best.get(name),
                 }
             )
         targets = rows[method][comparison.metrics[0]].targets
         out.append(
-            {"method": method, "control": method in _CONTROLS, "cells": cells, "targets": targets}
+            {"method": method, "control": method in CONTROLS, "cells": cells, "targets": targets}
         )
     return out
+
+
+def _differences(differences: Sequence[Difference], digits: int) -> list[dict[str, Any]]:
+    """The first differences of a family, as text."""
+    return [
+        {
+            "better": d.better,
+            "worse": d.worse,
+            "by": number(abs(d.difference), digits),
+            "interval": interval(d.low, d.high, digits),
+            "p": probability(d.p),
+            "p_adjusted": probability(d.p_adjusted),
+            "real": "yes" if d.real else "no",
+            "targets": d.targets,
+        }
+        for d in differences[:_PAIRS]
+    ]
 
 
 def _costs(comparison: Comparison) -> list[dict[str, str]]:
@@ -200,7 +229,7 @@ def _ladder(comparison: Comparison) -> str:
         mode="markers",
         marker={
             "size": 10,
-            "color": [_GREY if r.method in _CONTROLS else _BLUE for r in rows],
+            "color": [_GREY if r.method in CONTROLS else _BLUE for r in rows],
         },
         error_x={
             "type": "data",
@@ -217,7 +246,7 @@ def _differences_figure(comparison: Comparison) -> str:
     """All pairs as a matrix: row minus column, a star where it is real."""
     import plotly.graph_objects as go
 
-    names = [m for m in comparison.methods if m != CEILING]
+    names = [m for m in comparison.methods if m != ORACLE]
     at = {n: i for i, n in enumerate(names)}
     matrix = np.full((len(names), len(names)), np.nan)
     stars = [[""] * len(names) for _ in names]
@@ -320,7 +349,7 @@ def _pruning_figure(comparison: Comparison) -> str:
     shown = [m for m in comparison.methods if m in comparison.pruning]
     for i, name in enumerate(shown):
         curve = comparison.pruning[name]
-        visible = i < _CURVES or name in _CONTROLS
+        visible = i < _CURVES or name in CONTROLS
         traces.append(
             go.Scatter(
                 x=curve.saved,

@@ -6,7 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from taskscout.studies.comparison import CEILING, PRIOR, RANDOM, Comparison
+from taskscout.studies.comparison import Comparison
+from taskscout.studies.comparison_rows import (
+    CONTROLS,
+    ORACLE,
+    PRIOR,
+    RANDOM,
+    REAL,
+    Difference,
+)
 from taskscout.studies.metrics import Metric, get_metric
 
 if TYPE_CHECKING:
@@ -37,10 +45,28 @@ def probability(value: float) -> str:
     return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def reach(comparison: Comparison) -> str:
+    """One sentence on what the design can show: targets, smallest p, agreement of seeds."""
+    n = len(comparison.gains.targets)
+    least = comparison.smallest_p
+    said = f"{n} target{'s' if n != 1 else ''}: the smallest p they can give is {least:.2g}"
+    if least >= REAL:
+        said += f", so no difference can be called real (p < {REAL})"
+    trust = comparison.reliability
+    if not math.isnan(trust.between_seeds):
+        said += (
+            f". Two seeds agree on the order of sources by Spearman {trust.between_seeds:.2f}, so "
+            f"the mean of {trust.seeds} is reliable by {trust.of_the_mean:.2f} (Spearman-Brown)"
+        )
+        if not math.isnan(trust.attainable):
+            said += f" and no method can be expected to correlate above {trust.attainable:.2f}"
+    return f"{said}."
+
+
 def verdict(comparison: Comparison) -> list[str]:
     """Two or three sentences that say what a comparison found."""
     by = comparison.by
-    methods = [m for m in comparison.methods if m not in (RANDOM, CEILING)]
+    methods = [m for m in comparison.methods if m not in (RANDOM, ORACLE)]
     known = [m for m in methods if not math.isnan(comparison.row(m, by.name).value)]
     if not known:
         return [f"No method has a value of {by.name} on this grid."]
@@ -57,8 +83,8 @@ def verdict(comparison: Comparison) -> list[str]:
         said += f"; a random order has {number(floor, digits)}"
     else:
         said += f", no better than the {number(floor, digits)} of a random order"
-    if CEILING in comparison.values:
-        said += f", the split-half ceiling {number(comparison.row(CEILING, by.name).value, digits)}"
+    if ORACLE in comparison.values and by.linear:
+        said += f", the honest oracle {number(comparison.row(ORACLE, by.name).value, digits)}"
     out = [f"{said}."]
     apart = comparison.against(first)
     close = [m for m in known[1:] if m in apart and not apart[m].real]
@@ -108,12 +134,13 @@ def markdown_table(
     by = comparison.by
     digits = digits_of(by)
     shown = [get_metric(m) for m in (metrics or comparison.metrics[:_COLUMNS])]
-    against = comparison.against(PRIOR)
+    against_controls = [comparison.against(RANDOM), comparison.against(PRIOR)]
     head = [
         "method",
         *(f"{m.name}{f', {m.unit}' if m.unit else ''}" for m in shown),
         f"sd over targets ({by.name})",
         "sd over seeds",
+        "against random",
         "against the prior",
         "s per target",
         "kB per source",
@@ -129,17 +156,12 @@ def markdown_table(
             ends = interval(row.low, row.high, digits_of(metric))
             value = number(row.value, digits_of(metric))
             cells.append(f"{value} ({ends})" if ends else value)
-        difference = against.get(name)
-        said = "–"
-        if difference is not None and not math.isnan(difference.p_holm):
-            sign = 1 if difference.better == name else -1
-            said = f"{sign * difference.difference:+.{digits}f}, p = "
-            said += probability(difference.p_holm) + (" (real)" if difference.real else "")
+        held_against = [_against(control.get(name), name, digits) for control in against_controls]
         cost = costs.get(name)
         cells += [
             number(first.over_targets, digits),
             number(first.over_seeds, digits),
-            said,
+            *held_against,
             number(cost.seconds if cost else None, 3),
             number(cost.bytes_per_source / 1000 if cost else None, 1),
             str(first.targets),
@@ -148,8 +170,26 @@ def markdown_table(
     return "\n".join(lines) + "\n"
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """Methods, best first, with the first few metrics and their intervals, and time."""
+def _against(difference: Difference | None, name: str, digits: int) -> str:
+    """A method's difference from a control, with its adjusted p."""
+    if difference is None or math.isnan(difference.p_adjusted):
+        return "–"
+    sign = 1 if difference.better == name else -1
+    p = probability(difference.p_adjusted)
+    real = " (real)" if difference.real else ""
+    return f"{sign * difference.difference:+.{digits}f}, p {p if p[0] == '<' else f'= {p}'}{real}"
+
+
+def comparison_table(comparison: Comparison, methods: Sequence[str] = ()) -> Table:
+    """Methods, best first, with the first few metrics and their intervals, and time.
+
+    Parameters
+    ----------
+    comparison
+        What is shown.
+    methods
+        Rows; empty for all.
+    """
     from rich.table import Table
 
     metrics = [get_metric(n) for n in comparison.metrics[:_COLUMNS]]
@@ -161,18 +201,35 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_column("s/target", justify="right")
     table.add_column("targets", justify="right")
     costs = {p.method: p for p in comparison.predicted}
-    for name in comparison.methods:
+    for name in methods or comparison.methods:
         rows = [comparison.row(name, m.name) for m in metrics]
         first, digits = rows[0], digits_of(metrics[0])
         ends = interval(first.low, first.high, digits)
         cells = [f"{number(first.value, digits)}{f' ({ends})' if ends else ''}"]
         cells += [number(r.value, digits_of(m)) for r, m in zip(rows[1:], metrics[1:], strict=True)]
         seconds = number(costs[name].seconds, 3) if name in costs else "–"
-        control = name in (RANDOM, PRIOR, CEILING)
+        control = name in CONTROLS
         table.add_row(
             name, *cells, seconds, str(first.targets), style="italic" if control else None
         )
     return table
+
+
+def narrower_tables(comparison: Comparison) -> list[tuple[Comparison, list[str]]]:
+    """Comparisons on fewer targets, with the rows worth showing of each.
+
+    Those are the methods that no wider comparison has, the controls, and the best method of the
+    widest, so that there is something to hold them against.
+    """
+    shown = set(comparison.methods)
+    best = next((m for m in comparison.methods if m not in CONTROLS), None)
+    tables = []
+    for table in comparison.narrower:
+        new = set(table.methods) - shown
+        shown |= new
+        rows = [m for m in table.methods if m in new or m in CONTROLS or m == best]
+        tables.append((table, rows))
+    return tables
 
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
@@ -189,8 +246,21 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     console.print()
     console.print(comparison_table(comparison))
     console.print()
-    for sentence in verdict(comparison):
+    for sentence in (*verdict(comparison), reach(comparison)):
         console.print(Text(sentence))
+    for table, methods in narrower_tables(comparison):
+        console.print()
+        console.print(
+            f"On {len(table.gains.targets)} targets, all that these methods serve "
+            f"({_some(table.gains.targets)}):"
+        )
+        console.print()
+        console.print(comparison_table(table, methods))
+        console.print()
+        for sentence in verdict(table):
+            console.print(Text(sentence))
+    if comparison.narrower:
+        console.print()
     seeds = comparison.seed_study()
     if seeds:
         same = sum(s["place_of_first"] == 1 for s in seeds)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from taskscout.engines import Engine, Files, Here, LazyJobs
 from taskscout.errors import StudyError
 from taskscout.methods.method import get_method
-from taskscout.studies.metrics import PruningCurve, pruning_curve
 from taskscout.studies.multitask import MOST_OVERLAP, RowLog
+from taskscout.studies.pruning import PruningCurve, pruning_curve
 from taskscout.tasks import Task
 from taskscout.transfer.origin import Origin
 from taskscout.transfer.strategies import transfer
