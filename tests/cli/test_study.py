@@ -187,6 +187,25 @@ def test_a_missing_grid(run, tmp_path):
     assert "There is no file" in err
 
 
+def test_variance(run, grid, tmp_path):
+    code, said, err = run("study", "variance", grid, *CHOSEN)
+    assert code == 0, err
+    assert "4 sources, 2 targets, 2 seeds" in said
+    for part in ("source", "interaction", "target", "seed", "run", "noise"):
+        assert any(line.startswith(part) for line in said.splitlines())
+    code, said, _ = run("study", "variance", grid, *CHOSEN, "--json")
+    found = json.loads(said)
+    assert (found["sources"], found["targets"], found["seeds"]) == (4, 2, 2)
+    assert found["run"]["value"] / 2 == pytest.approx(found["noise"]["value"])
+    code, said, err = run("study", "variance", grid, *CHOSEN, "--unit", "points")
+    assert (code, said) == (2, "")
+    one = tmp_path / "one.csv"
+    one.write_text("source,target,score\nnone,t,50\na,t,60\nb,t,70\n")
+    code, said, err = run("study", "variance", one)
+    assert (code, said) == (2, "")
+    assert "no two of which share two sources" in " ".join(err.split())
+
+
 def test_metrics(run):
     code, said, _ = run("study", "metrics")
     assert code == 0

@@ -234,6 +234,53 @@ def run(
 
 
 @study.command()
+def variance(
+    grid: Annotated[
+        Path,
+        typer.Argument(help="Long table of runs (Parquet or CSV), as for: taskscout study run"),
+    ],
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only runs with this value: strategy=sequential. Repeatable."),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="What this table calls a column: score=accuracy. Repeatable."),
+    ] = None,
+    none: Annotated[
+        str, typer.Option(help="What it calls the source of target-only runs.")
+    ] = "none",
+    unit: Annotated[
+        str, typer.Option(help="Unit of the scores: auto, fraction or percent.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
+) -> None:
+    """Split the variance of gains: strong sources, or sources that match a target."""
+    from taskscout.errors import StudyError
+    from taskscout.reports.studies import show_variance
+    from taskscout.studies.published import read_runs
+    from taskscout.studies.variance import variance_components
+
+    if unit not in ("auto", "fraction", "percent"):
+        raise StudyError(
+            f"--unit is {unit!r}.", "It is auto, fraction or percent.", "Choose one of these."
+        )
+    gains = read_runs(
+        grid,
+        columns=_pairs(column, "--column"),
+        none=none,
+        where=_pairs(where, "--where"),
+        unit=unit,  # type: ignore[arg-type]  # checked above
+    )
+    components = variance_components(gains, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(components.to_dict(), indent=1))
+        return
+    show_variance(components, stdout())
+
+
+@study.command()
 def metrics(
     as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
 ) -> None:

@@ -16,6 +16,7 @@ from taskscout.studies.comparison_rows import (
     Difference,
 )
 from taskscout.studies.metrics import Metric, get_metric
+from taskscout.studies.variance import VarianceComponents
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -273,3 +274,48 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
         )
     for note in comparison.notes:
         console.print(Text(note), style="dim")
+
+
+#: What the parts of a grid's variance say.
+_PARTS = {
+    "source": "what a source adds on every target (strength)",
+    "interaction": "what it adds on one target and not on others (match)",
+    "target": "what a target gains from any source",
+    "seed": "what a seed moves for all runs of a target",
+    "run": "noise of a single run",
+    "noise": "of it, what is left in a cell's mean over its seeds",
+}
+
+
+def show_variance(components: VarianceComponents, console: Console) -> None:
+    """Where the variance of a grid comes from, and whether that is strength or match."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(
+        f"{components.sources} sources, {components.targets} targets, {components.seeds} "
+        f"{'seeds' if components.seeds > 1 else 'seed'}; squared points, 95% intervals over targets"
+    )
+    console.print()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("part", no_wrap=True)
+    table.add_column("variance", justify="right", no_wrap=True)
+    table.add_column("95%", justify="right", no_wrap=True)
+    table.add_column("what")
+    for name, about in _PARTS.items():
+        value = getattr(components, name)
+        ends = "" if math.isnan(value) else interval(*components.intervals[name], 2)
+        table.add_row(name, number(value, 2), ends, about)
+    console.print(table)
+    console.print()
+    if math.isnan(components.run):
+        said = "Every pair was run once: interaction and noise cannot be told apart."
+    elif math.isnan(components.strength):
+        said = "The sources of a target do not differ by more than noise."
+    else:
+        low, high = (100 * v for v in components.intervals["strength"])
+        said = (
+            f"Of what really tells the sources of a target apart, {100 * components.strength:.0f}% "
+            f"({low:.0f} to {high:.0f}%) is strength, the rest match."
+        )
+    console.print(Text(said))
