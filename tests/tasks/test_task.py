@@ -141,16 +141,68 @@ def test_an_absent_second_text_is_like_a_column_of_nulls() -> None:
 # -- splits -------------------------------------------------------------------------------
 
 
-@given(rows_of_task, rows_of_task)
-def test_adding_rows_never_moves_an_old_one(
-    rows: list[tuple[str, int]], more: list[tuple[str, int]]
-) -> None:
-    def placed(task: Task) -> dict[str, str]:
-        return {t: s for s in task.splits for t in task.column(s, "text")}
+def placed(task: Task) -> dict[str, str]:
+    return {t: s for s in task.splits for t in task.column(s, "text")}
 
+
+def test_adding_rows_moves_few_of_the_old_ones() -> None:
+    rows = [(f"text {i}", i % 2) for i in range(300)]
     before = placed(make(rows).with_splits())
-    after = placed(make(more + rows).with_splits())
-    assert before.items() <= after.items()
+    after = placed(make([(f"more {i}", i % 2) for i in range(100)] + rows).with_splits())
+    assert sum(after[t] != s for t, s in before.items()) <= 30
+
+
+@given(rows_of_task)
+def test_every_class_is_in_every_split_as_far_as_its_rows_allow(
+    rows: list[tuple[str, int]],
+) -> None:
+    # Each text once, so that what a class's texts allow can be counted.
+    task = make(list(dict(rows).items())).with_splits()
+    counts = {s: np.bincount(task.labels(s), minlength=task.n_classes) for s in task.splits}
+    total = sum(counts.values())
+    none = np.zeros(task.n_classes, int)
+    assert (counts.get("train", none)[total >= 1] >= 1).all()
+    assert (counts.get("test", none)[total >= 2] >= 1).all()
+    assert (counts.get("validation", none)[total >= 3] >= 1).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rare_class_is_learnt_from_and_tested(seed: int) -> None:
+    rows = [(f"text {seed} {i}", int(i % 33 == 0)) for i in range(198)]  # 6 of 198
+    random.Random(seed).shuffle(rows)
+    task = make(rows).with_splits(seed=seed)
+    counts = {s: np.bincount(task.labels(s), minlength=2)[1] for s in task.splits}
+    assert counts == {"train": 4, "validation": 1, "test": 1}
+    assert task.classes_lacking() == {}
+
+
+def test_the_order_of_rows_does_not_matter_to_splits() -> None:
+    rows = [(f"text {i % 70}", i % 2) for i in range(150)]
+    once = placed(make(rows).with_splits())
+    assert placed(make(rows[::-1]).with_splits()) == once
+
+
+def test_a_sentence_goes_with_its_rarest_tag() -> None:
+    tags = [[0, 0], [0, 1], [0, 2]]  # O alone, O and a common tag, O and a rare one
+    kinds = [0] * 60 + [1] * 30 + [2] * 4
+    table = pa.table(
+        {"tokens": [["word", str(i)] for i in range(94)], "label": [tags[k] for k in kinds]}
+    )
+    task = Task("t", "tagging", {"train": table}, ("O", "B-x", "B-y")).with_splits()
+    assert task.classes_lacking() == {}
+    there = {s: sum(2 in t for t in task.column(s, "label")) for s in task.splits}
+    assert there == {"train": 2, "validation": 1, "test": 1}
+
+
+def test_what_splits_lack_is_named() -> None:
+    rows = [(f"text {i}", 0) for i in range(50)] + [("a rare one", 1), ("another", 1)]
+    assert make(rows).with_splits().classes_lacking() == {"validation": ("yes",)}
+
+
+def test_regression_is_split_at_its_shares() -> None:
+    table = pa.table({"text": [f"t{i}" for i in range(100)], "label": np.arange(100) / 7})
+    task = Task("t", "regression", {"train": table}).with_splits()
+    assert task.card.rows == {"train": 70, "validation": 10, "test": 20}
 
 
 def test_splits_keep_equal_first_texts_together_and_all_rows() -> None:

@@ -33,7 +33,7 @@ from taskscout.tasks.arrow import number_array, take, text_array
 from taskscout.tasks.checks import Settings, check
 from taskscout.tasks.columns import SPLIT_WORDS, Named, choose_columns
 from taskscout.tasks.raw import Odd, RawTable, class_list, count, join, option, quote
-from taskscout.tasks.task import Kind, Task, TaskCard
+from taskscout.tasks.task import SPLITS, Kind, Task, TaskCard
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -270,16 +270,21 @@ def _task(raw: RawTable, options: _Options, card: TaskCard) -> Task:
     whole = take(checked.table, np.flatnonzero(checked.keep))
     task = Task(card.name, columns.kind, {"train": whole}, checked.label_names, card)
     made = task.with_splits()
-    if "train" not in made.tables:  # a handful of rows, or one text throughout
+    if set(made.tables) == {"train"}:  # a handful of rows, or one text throughout
         notes.append("too few different texts to make splits: all rows are for training")
         return replace(task, notes=tuple(notes))
     sizes = ", ".join(f"{s} {made.tables[s].num_rows:,}" for s in made.splits)
     notes.append(f"splits made by a hash of the text: {sizes}")
-    if made.kind == "classification":
-        seen = set(made.column("train", "label"))
-        unseen = [n for c, n in enumerate(made.label_names) if c not in seen]
-        if unseen:
-            notes.append(f"no row for training has the label {class_list(unseen)}")
+    lacking = made.classes_lacking()
+    for split in SPLITS:
+        if split not in made.tables:
+            notes.append(f"too few different texts for a {split} split")
+        elif split in lacking:
+            n = len(lacking[split])
+            notes.append(
+                f"no {split} row has the {'label' if n == 1 else f'{n:,} labels'} "
+                f"{class_list(lacking[split])}: too few different texts"
+            )
     return replace(made, notes=tuple(notes))
 
 

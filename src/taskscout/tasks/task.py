@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from taskscout.errors import DataError
-from taskscout.tasks.arrow import is_null
+from taskscout.tasks import splitting
+from taskscout.tasks.arrow import integers, is_null, list_lengths
 from taskscout.tasks.arrow import take as take_rows
 
 if TYPE_CHECKING:
@@ -397,32 +399,54 @@ class Task:
     def with_splits(self, *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Task:
         """Split all rows by a hash of their first text; existing splits are joined first.
 
-        Rows that share their first text stay together, and adding rows never moves an old
-        one to another split.
+        Rows that share their first text stay together, the order of the rows does not matter, and
+        every class is in every split as far as its rows allow: from three different texts on it is
+        in all three, from two on in training and test (:mod:`taskscout.tasks.splitting`). Adding
+        rows moves few of the old ones to another split.
         """
         table = pa.concat_tables([self.tables[s] for s in self.splits])
         whole = replace(self, tables={"all": table})
         texts, _ = whole.inputs("all")
-        at = np.array([_unit_interval(t, seed) for t in texts])
-        bounds = {
-            "test": at < test,
-            "validation": (at >= test) & (at < test + validation),
-            "train": at >= test + validation,
-        }
-        rows = {s: np.flatnonzero(bounds[s]) for s in SPLITS}
+        place = splitting.places(
+            texts, whole._classes("all"), validation=validation, test=test, seed=seed
+        )
+        order = (splitting.TRAIN, splitting.VALIDATION, splitting.TEST)
+        rows = {s: np.flatnonzero(place == at) for s, at in zip(SPLITS, order, strict=True)}
         tables = {s: take_rows(table, r) for s, r in rows.items() if len(r)}
         return replace(self, tables=tables, made_splits=True)
+
+    def classes_lacking(self) -> dict[str, tuple[str, ...]]:
+        """Name the classes of which a split has no row, by split; only splits that lack some."""
+        out = {}
+        for split in self.splits:
+            classes = self._classes(split)
+            if classes is not None and self.label_names:
+                there = set(classes[1].tolist())
+                lacking = tuple(n for c, n in enumerate(self.label_names) if c not in there)
+                out.update({split: lacking} if lacking else {})
+        return out
+
+    def _classes(self, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Pair the rows of a split with their classes; None for kinds without classes.
+
+        A sentence has the classes of its tags, a question that of being answerable or not.
+        """
+        column = self.tables[split].column(_LABEL[self.kind])
+        if self.kind == "classification":
+            labels = integers(column, -1)
+            return np.flatnonzero(labels >= 0), labels[labels >= 0]
+        if self.kind == "tagging":
+            owners = np.repeat(np.arange(len(column)), list_lengths(column))
+            return owners, integers(pc.list_flatten(column), -1)
+        if self.kind == "span_qa":
+            starts = integers(self.tables[split].column("answer_start"), -1)
+            return np.arange(len(starts)), (starts >= 0).astype(np.int64)
+        return None
 
     def rows(self) -> Iterator[tuple[str, pa.Table]]:
         """Splits and their tables, training first."""
         for split in self.splits:
             yield split, self.tables[split]
-
-
-def _unit_interval(text: str, seed: int) -> float:
-    key = b"split%d" % seed
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=key)
-    return int.from_bytes(digest.digest(), "little") / 2**64
 
 
 def _stratified(order: list[int], labels: NDArray[Any], n: int) -> list[int]:
