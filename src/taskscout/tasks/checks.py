@@ -183,6 +183,7 @@ class _Check:
     names: tuple[str, ...] = ()
     about: str = ""
     minus_one: bool = False
+    hidden_by: str = ""
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -445,8 +446,10 @@ class _Check:
                 f"{option('kind', 'classification')}.",
             )
         declared = name in self.raw.label_names
-        if labels.style == "integer" and -1 in labels.values and self._hides(labels, declared):
+        numbers = labels.style in ("integer", "float")
+        if numbers and -1 in labels.values and self._hides(labels, declared):
             labels = labels.without(-1)
+            self.hidden_by = " (-1 throughout marks hidden labels)"
             self.minus_one = self.columns.kind == "classification" and not declared
         return labels
 
@@ -456,11 +459,13 @@ class _Check:
         It does where class names are declared, where a whole split has it, and where the other
         labels count from 0, unless the user named the kind.
         """
-        if self.columns.kind not in ("classification", "multiple_choice"):
-            return False
         at = labels.values.index(-1)
         whole = any(len(r) and (labels.codes[r] == at).all() for r in self.splits.values())
         others = [v for v in labels.values if v != -1]
+        if self.columns.kind == "regression":
+            # Among quantities, -1 may well be one; not where a split has nothing else and no
+            # other quantity is below 0.
+            return whole and bool(others) and min(others) >= 0
         return declared or whole or (not self.kind_named and bool(others) and min(others) == 0)
 
     def _refuse_undeclared(self, labels: Labels, owners: NDArray[np.int64] | None = None) -> None:
@@ -500,7 +505,9 @@ class _Check:
             if len(rows) and missing[rows].all():
                 self.keep[rows] = False
                 n = count(len(rows), "row")
-                self.notes.append(f"split {split!r} left out: none of its {n} has a label")
+                self.notes.append(
+                    f"split {split!r} left out: none of its {n} has a label{self.hidden_by}"
+                )
         why = "An example without a label can be neither learnt from nor scored."
         remedy = f"Fill them in, or leave these rows out with {option('drop_unlabelled')}."
         if self.minus_one:
