@@ -1,0 +1,130 @@
+"""Numbers in README, recomputed from committed results.
+
+    python -m benchmarks.claims
+
+A number in README that is measured stands between marks that name its claim, and do not show::
+
+    gains <!-- claim pick-gain/logme -->2.9<!-- /claim --> points
+
+:data:`CLAIMS` says how each is computed from ``benchmarks/results``. Between ``<!-- claims -->``
+and ``<!-- /claims -->`` every number has to be marked (code, dates and links aside). The command fails
+where a number differs from its result, a claim is unknown, or a number is not marked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+
+import numpy as np
+
+from benchmarks._grids import block
+from benchmarks._report import RESULTS, ROOT
+from taskscout.methods.gains import Gains
+from taskscout.studies.reliability import honest_oracle
+from taskscout.studies.significance import interval
+
+#: The grid that README speaks of, and the study of methods on it.
+GRID, STUDY = "lora-200-full", "study-lora-200-full"
+#: What README calls methods, and their names in the study.
+METHODS = {
+    "default": "layered-esm-logme",
+    "esm-logme": "esm-logme",
+    "logme": "logme",
+    "refined": "layered-esm-logme>logme",
+    "esm-logme-published": "esm-logme, published formula",
+    "logme-published": "logme, published formula",
+    "random": "random order",
+    "prior": "source-prior",
+    "format": "format",
+}
+_CLAIM = re.compile(r"<!-- claim (\S+) -->(.*?)<!-- /claim -->", re.DOTALL)
+_PLACE = re.compile(r"<!-- claims -->(.*?)<!-- /claims -->", re.DOTALL)
+#: What may hold digits without being a measured number.
+_ASIDE = re.compile(r"`[^`]*`|\]\([^)]*\)|\d{4}-\d\d-\d\d|<!--.*?-->", re.DOTALL)
+
+
+@cache
+def grid() -> Gains:
+    """The grid that README speaks of."""
+    return block(GRID)
+
+
+@cache
+def rows() -> Mapping[tuple[str, str], Mapping[str, float]]:
+    """Rows of the study, by method and metric."""
+    stored = json.loads((RESULTS / f"{STUDY}.json").read_text())
+    return {(r["method"], r["metric"]): r for r in stored["rows"]}
+
+
+def with_ends(value: float, low: float, high: float) -> str:
+    """A number with its interval, as README writes it."""
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def of_study(method: str, metric: str, *, ends: bool = True, sign: int = 1) -> str:
+    """A metric of a method in the study; ``sign`` -1 where README speaks of a loss."""
+    row = rows()[METHODS[method], metric]
+    value = sign * row["value"]
+    return with_ends(value, row["low"], row["high"]) if ends else f"{value:.1f}"
+
+
+def oracle() -> str:
+    """What choosing by two seeds gains under the third."""
+    values = honest_oracle(["pick-gain"], grid())["pick-gain"]
+    return with_ends(values.mean(), *interval(values, values.mean()))
+
+
+def hurt() -> str:
+    """Share of transfers that lose against training directly."""
+    points = grid().points
+    return f"{(points[~np.isnan(points)] < 0).mean():.0%}"
+
+
+CLAIMS: dict[str, Callable[[], str]] = {
+    "grid/sources": lambda: str(len(grid().sources)),
+    "grid/targets": lambda: str(len(grid().targets)),
+    "grid/hurt": hurt,
+    "oracle": oracle,
+    **{f"pick-gain/{m}": partial(of_study, m, "pick-gain") for m in METHODS},
+    **{f"pick-gain-alone/{m}": partial(of_study, m, "pick-gain", ends=False) for m in METHODS},
+    **{f"loss/{m}": partial(of_study, m, "pick-gain", ends=False, sign=-1) for m in METHODS},
+    **{f"regret@3/{m}": partial(of_study, m, "regret@3", ends=False) for m in METHODS},
+}
+
+
+def mistakes(text: str) -> list[str]:
+    """What is wrong with the numbers of a text; empty where all are right."""
+    out = []
+    marked = _CLAIM.findall(text)
+    if not marked:
+        out.append("no number is marked with a claim")
+    if text.count("<!-- claim ") != len(marked):
+        out.append("a claim is not closed with <!-- /claim -->")
+    for name, written in marked:
+        if name not in CLAIMS:
+            out.append(f"{name}: there is no such claim")
+        elif (computed := CLAIMS[name]()) != " ".join(written.split()):
+            out.append(f"{name}: README says {written!r}, the results say {computed!r}")
+    for place in _PLACE.findall(text):
+        rest = _ASIDE.sub(" ", _CLAIM.sub(" ", place))
+        out += [f"not marked with a claim: {found!r}" for found in re.findall(r"\S*\d\S*", rest)]
+    return out
+
+
+def main() -> None:
+    """Check README; the exit status is 1 where a number is wrong."""
+    text = (ROOT / "README.md").read_text()
+    wrong = mistakes(text)
+    for line in wrong:
+        print(line)
+    if wrong:
+        sys.exit(1)
+    print(f"{len(_CLAIM.findall(text))} numbers in README are those of the results.")
+
+
+if __name__ == "__main__":
+    main()
