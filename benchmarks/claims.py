@@ -7,8 +7,8 @@ A number in README that is measured stands between marks that name its claim, an
     gains <!-- claim pick-gain/logme -->2.9<!-- /claim --> points
 
 :data:`CLAIMS` says how each is computed from ``benchmarks/results``. Between ``<!-- claims -->``
-and ``<!-- /claims -->`` every number has to be marked (code, dates and links aside). The command fails
-where a number differs from its result, a claim is unknown, or a number is not marked.
+and ``<!-- /claims -->`` every number has to be marked (code, dates and links aside). The command
+fails where a number differs from its result, a claim is unknown, or a number is not marked.
 """
 
 from __future__ import annotations
