@@ -186,6 +186,33 @@ def test_a_tuning_can_start_where_another_ended(tiny: Encoder) -> None:
         np.testing.assert_allclose(again.initial[name], array, rtol=1e-6)
 
 
+@pytest.mark.parametrize("tuning", ["full", "lora", "prompt", "bitfit"])
+def test_a_target_does_not_begin_with_what_its_source_began_with(
+    tiny: Encoder, tuning: Tuning
+) -> None:
+    """With one seed for both, a head drawn again points along what the source has learnt."""
+    still = recipe(tuning, max_steps=1, learning_rate=1e-12, head_learning_rate=1e-12)
+    task = toy_task(n=16)
+    source = tune(task, tiny, still)
+
+    def after(model: TunedModel, tunings: int) -> TunedModel:
+        begin = {"start": model.parameters} if tuning == "prompt" else {"body": model.model.body}
+        return tune(task, tiny, still, tunings_before=tunings, **begin)
+
+    target = after(source, 1)
+    third = after(target, 2)
+    alone = tune(task, tiny, still)
+    heads = [m.model.head.weight.detach().numpy() for m in (source, target, third)]
+    np.testing.assert_allclose(alone.model.head.weight.detach().numpy(), heads[0], atol=1e-9)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(np.corrcoef(heads[i].ravel(), heads[j].ravel())[0, 1]) < 0.5
+    if tuning == "lora":
+        for name, array in source.initial.items():
+            if name.endswith("lora_A"):
+                assert not np.allclose(array, target.initial[name])
+                assert not np.allclose(target.initial[name], third.initial[name])
+
+
 def test_a_start_of_another_shape_is_refused(tiny: Encoder) -> None:
     source = tuned(tiny, "prompt")
     for other in (recipe("prompt", prompt_length=9), recipe("lora")):

@@ -94,7 +94,7 @@ def test_the_loss_of_a_mixed_batch_is_the_mean_over_its_examples(tiny):
     tasks = [REVIEWS, STARS, TAGS]
     body = tiny.load_model()
     objectives = [objective_of(t, tiny, SHORT) for t in tasks]
-    models = [o.model(body).eval() for o in objectives]
+    models = [o.model(body, seed=o.recipe.seed).eval() for o in objectives]
     shared = SharedModel(body, models, tiny).eval()
     rows = [
         {**row, "task": t} for t, o in enumerate(objectives) for (row,) in o.rows("train")[: t + 2]

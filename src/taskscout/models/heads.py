@@ -105,15 +105,21 @@ def score_of(
     their mean and ``baseline`` 0. ``error`` is the standard error of the accuracy, or of a
     correlation of 0.
 
+    ``log_likelihood`` is the mean log-likelihood of the test labels in nats, which tells runs apart
+    that give the same answers: log softmax at the right class; for regression the log density of
+    a normal distribution around the output, labels in standard deviations of the training labels
+    and of unit variance, as the training loss has it.
+
     With a ``metric`` of :data:`CLASS_METRICS` or :data:`NUMBER_METRICS`, ``score`` and
     ``baseline`` are by it. Matthews' correlation, of which chance and majority have 0, is
     measured only where it is asked for.
     """
     labels = task.labels(split)
     if task.kind == "regression":
-        from scipy.stats import pearsonr, spearmanr
+        from scipy.stats import norm, pearsonr, spearmanr
 
         values = outputs[:, 0]
+        scale = float(task.labels("train").std()) or 1.0
         if np.ptp(values) == 0 or np.ptp(labels) == 0:
             pearson = spearman = 0.0
         else:
@@ -127,7 +133,9 @@ def score_of(
             ),
             "baseline": 0.0,
             "error": 1 / math.sqrt(max(len(labels) - 3, 1)),
+            "log_likelihood": float(norm.logpdf((labels - values) / scale).mean()),
         }
+    from scipy.special import log_softmax
     from sklearn.metrics import accuracy_score, f1_score
 
     def scores(predicted: NDArray[Any]) -> tuple[float, float]:
@@ -149,6 +157,7 @@ def score_of(
         "majority_accuracy": majority[0],
         "baseline": max(sum(majority), sum(by_chance)) / 2,
         "error": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+        "log_likelihood": float(log_softmax(outputs, 1)[np.arange(len(labels)), labels].mean()),
     }
     if metric == "matthews":
         from sklearn.metrics import matthews_corrcoef

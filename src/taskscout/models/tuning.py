@@ -287,10 +287,34 @@ def _fitting(lengths: list[int], budget: int, order: NDArray[np.int64]) -> NDArr
     return order[: max(1, int(np.searchsorted(total, budget, side="right")))]
 
 
-def adapted(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
+def _initial_seed(recipe: Recipe, tunings_before: int) -> int:
+    """Seed that the head and fresh tuned parameters are drawn with.
+
+    Where nothing was tuned before, it is the recipe's: tuned parameters of different tasks can then
+    be compared. Where a source was tuned before, its head and LoRA factors must not be drawn again.
+    Tuning bends the features along the directions in which the source's head began, so a target's
+    head that begins in the same directions starts with large outputs for the source's classes: in
+    our first grid the loss of a regression started at 5.9 in place of 1, and 17 of the 19 transfers
+    that ended eight points below their other seeds shared the source's seed.
+    """
+    if not tunings_before:
+        return recipe.seed
+    return int(np.random.SeedSequence([recipe.seed, tunings_before]).generate_state(1)[0])
+
+
+def adapted(body: Any, encoder: Encoder, recipe: Recipe, *, tunings_before: int = 0) -> Any:
     """Make a body ready for tuning: what is tuned is put in place, all else is frozen.
 
     For one encoder and recipe it always begins as the same, whatever the task.
+
+    Parameters
+    ----------
+    body
+        The transformer, changed in place.
+    encoder, recipe
+        What is tuned, and how.
+    tunings_before
+        Number of tunings whose result the body holds.
 
     Raises
     ------
@@ -311,7 +335,7 @@ def adapted(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
             place="prompt" if recipe.tuning == "prompt" else "prefix",
             seed=recipe.seed,
         )
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(_initial_seed(recipe, tunings_before))
     if recipe.tuning == "lora":
         from peft import LoraConfig
 
@@ -446,6 +470,7 @@ def tune(
     recipe: Recipe,
     *,
     body: torch.nn.Module | None = None,
+    tunings_before: int = 1,
     start: Mapping[str, NDArray[Any]] | None = None,
     evaluate: str | None = "test",
     folder: Path | None = None,
@@ -464,6 +489,8 @@ def tune(
         Tuning, size, learning rate, seed.
     body
         Start from this body in place of the pre-trained one; it is changed in place.
+    tunings_before
+        Number of tunings that ``body`` and ``start`` hold, where one of them is given.
     start
         Start the tuned parameters here in place of the shared initialisation: those of another
         :class:`TunedModel` of the same recipe, as prompts are transferred.
@@ -512,15 +539,17 @@ def tune(
     chosen = _fitting(lengths, recipe.tokens, shuffled)
     data = [row for i in chosen for row in examples[i]]
 
+    if body is None and start is None:
+        tunings_before = 0
     body = _ready_to_train(body if body is not None else objective.load_body(), encoder, recipe)
-    tuned_body = adapted(body, encoder, recipe)
+    tuned_body = adapted(body, encoder, recipe, tunings_before=tunings_before)
     if start is not None:
         put_parameters(tuned_body, encoder, recipe, start)
     initial = _arrays(tuned_body, encoder, recipe, copy=recipe.tuning != "full")
     initialisation = digest(initial)
     if recipe.tuning == "full":
         initial = {}
-    model = objective.model(tuned_body)
+    model = objective.model(tuned_body, seed=_initial_seed(recipe, tunings_before))
     if recipe.dropout is not None and isinstance(getattr(model, "dropout", None), torch.nn.Dropout):
         model.dropout.p = recipe.dropout  # type: ignore[union-attr]  # asked in the line above
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from taskscout.pools.pool import Pool
     from taskscout.tasks import Task, TaskCard
 
-#: Part of every cell's key: what changes the outcome of a cell raises it.
-FORMAT = 1
+#: Part of every cell's key: what changes the outcome of a cell raises it. 2: a target draws neither
+#: its head nor its LoRA factors as its source drew them.
+FORMAT = 2
 #: A share of texts in common above which a pair says nothing about transfer, and is not run.
 MOST_OVERLAP = 0.01
 #: Short examples trained a second by one process, where nothing was measured yet.

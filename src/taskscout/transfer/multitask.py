@@ -287,7 +287,7 @@ def tune_together(
     body = tuning._ready_to_train(objectives[0].load_body(), encoder, recipe)
     tuned_body = tuning.adapted(body, encoder, recipe)
     initialisation = tuning.digest(tuning._arrays(tuned_body, encoder, recipe))
-    models = [o.model(tuned_body) for o in objectives]
+    models = [o.model(tuned_body, seed=o.recipe.seed) for o in objectives]
     if recipe.dropout is not None:
         for each in models:
             for module in each.children():

@@ -297,7 +297,7 @@ def transfer(
     body, values = start.for_tuning(recipe, merge=merge)
     left = None if budget.seconds is None else budget.seconds - (time.perf_counter() - begun)
     tuned = tune_task(
-        target, bench.encoder, recipe, body=body, start=values,
+        target, bench.encoder, recipe, body=body, tunings_before=start.tunings, start=values,
         folder=None if folder is None else folder / "target", seconds=left,
     )  # fmt: skip
     out = Transfer(
@@ -326,6 +326,7 @@ def tune_task(
     recipe: Recipe,
     *,
     body: Any = None,
+    tunings_before: int = 1,
     start: Arrays | None = None,
     folder: Path | None = None,
     seconds: float | None = None,
@@ -334,7 +335,8 @@ def tune_task(
     from taskscout.models.tuning import tune
 
     return tune(
-        task, encoder, recipe, body=body, start=start, evaluate=None, folder=folder,
+        task, encoder, recipe, body=body, tunings_before=tunings_before, start=start,
+        evaluate=None, folder=folder,
         budget_seconds=None if seconds is None else max(seconds, 1.0),
     )  # fmt: skip
 
@@ -363,6 +365,8 @@ class Start:
         Makes a body that holds all that was learnt so far; None for the encoder's own.
     base
         Makes the body that ``parameters`` stand on; None for the encoder's own.
+    tunings
+        Number of tunings that body and parameters hold, where there are any.
     """
 
     name: str = ""
@@ -370,6 +374,7 @@ class Start:
     parameters: Arrays = field(default_factory=dict)
     body: Callable[[], Any] | None = None
     base: Callable[[], Any] | None = None
+    tunings: int = 1
 
     def carries_on(self, recipe: Recipe, *, merge: bool = False) -> bool:
         """Whether tuning by a recipe goes on with the parameters rather than on a new body."""
@@ -410,8 +415,9 @@ class Start:
         """Where the tuning after this one starts, once ``tuned`` has come of this start."""
         base = self.base if self.carries_on(tuned.recipe, merge=merge) else self.body
         return Start(
-            name, tuned.recipe, tuned.parameters, lambda: copy.deepcopy(tuned.model.body), base
-        )
+            name, tuned.recipe, tuned.parameters, lambda: copy.deepcopy(tuned.model.body), base,
+            tunings=1 if self.recipe is None else self.tunings + 1,
+        )  # fmt: skip
 
 
 def carried_on(source: Recipe, target: Recipe) -> bool:
@@ -466,8 +472,8 @@ class _Run:
             body, values = start.for_tuning(recipe, merge=self.merge)
             folder = None if self.folder is None else self.folder / origin.name
             tuned = tune_task(
-                task, self.bench.encoder, recipe, body=body, start=values, folder=folder,
-                seconds=share,
+                task, self.bench.encoder, recipe, body=body, tunings_before=start.tunings,
+                start=values, folder=folder, seconds=share,
             )  # fmt: skip
         self.seconds += tuned.seconds
         self.examples += tuned.trained_on

@@ -102,9 +102,9 @@ class MultipleChoice(Objective):
         batch["labels"] = torch.tensor([row["labels"] for row in rows])
         return batch
 
-    def model(self, body: nn.Module) -> nn.Module:
+    def model(self, body: nn.Module, *, seed: int) -> nn.Module:
         """Put a head of one output on a body."""
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(seed)
         return ChoiceModel(body, self.encoder)
 
     def predict(self, model: Any, split: str) -> list[NDArray[np.float32]]:

@@ -73,8 +73,8 @@ class Objective(ABC):
         """Make the training features of each example: one row, or one per window."""
 
     @abstractmethod
-    def model(self, body: nn.Module) -> nn.Module:
-        """Put a fresh head, initialised by the recipe's seed, on a body."""
+    def model(self, body: nn.Module, *, seed: int) -> nn.Module:
+        """Put a fresh head, drawn with a seed, on a body."""
 
     @abstractmethod
     def predict(self, model: Any, split: str) -> Sequence[Any] | NDArray[Any]:

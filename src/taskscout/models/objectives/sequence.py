@@ -27,9 +27,9 @@ class Sequence(Objective):
         tokens = self.encoder.tokenize(texts, pairs)
         return [[{**row, "labels": labels[i].item()}] for i, row in enumerate(tokens)]
 
-    def model(self, body: nn.Module) -> nn.Module:
+    def model(self, body: nn.Module, *, seed: int) -> nn.Module:
         """Put a head on a body."""
-        return sequence_model(self.task, self.encoder, body, seed=self.recipe.seed)
+        return sequence_model(self.task, self.encoder, body, seed=seed)
 
     def predict(self, model: Any, split: str) -> NDArray[Any]:
         """Outputs of the head; regression in the task's units."""

@@ -113,9 +113,9 @@ class SpanQA(Objective):
             out.append([{**w.row, "labels": span_of(w.offsets, start, end)} for w in windows])
         return out
 
-    def model(self, body: nn.Module) -> nn.Module:
+    def model(self, body: nn.Module, *, seed: int) -> nn.Module:
         """Put a head of two outputs per token on a body."""
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(seed)
         return TokenModel(body, self.encoder, 2, spans=True)
 
     def predict(self, model: Any, split: str) -> list[str]:

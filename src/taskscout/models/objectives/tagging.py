@@ -85,9 +85,9 @@ class Tagging(Objective):
         padded = [row["labels"] + [IGNORED] * (width - len(row["labels"])) for row in rows]
         return torch.tensor(padded)
 
-    def model(self, body: nn.Module) -> nn.Module:
+    def model(self, body: nn.Module, *, seed: int) -> nn.Module:
         """Put a head of one output per tag on a body."""
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(seed)
         return TokenModel(body, self.encoder, self.task.n_classes)
 
     def predict(self, model: Any, split: str) -> Tags:

@@ -132,7 +132,7 @@ class TextToText(Objective):
             "labels": _padded([r["labels"] for r in rows], IGNORED),
         }
 
-    def model(self, body: nn.Module) -> nn.Module:
+    def model(self, body: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002
         """Wrap the language model, whose head is its own."""
         return LanguageModel(body)
 
