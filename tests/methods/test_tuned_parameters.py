@@ -28,6 +28,7 @@ from taskscout.methods.tuned_parameters import (
     PromptUnigram,
     TaskVector,
     TunedParameters,
+    TupatePrompt,
     cosines,
     half,
     products,
@@ -126,6 +127,10 @@ def slow_mean(p: NDArray[Any]) -> list[NDArray[Any]]:
     return [sum(normalised(p)) / len(p)]
 
 
+def slow_tokens(p: NDArray[Any]) -> list[NDArray[Any]]:
+    return [sum(p.astype(float)) / len(p)]
+
+
 def slow_flatten(p: NDArray[Any]) -> list[NDArray[Any]]:
     return [np.concatenate(list(normalised(p)))]
 
@@ -141,6 +146,7 @@ def slow_bigram(p: NDArray[Any]) -> list[NDArray[Any]]:
 
 Slow = Callable[[NDArray[Any]], list[NDArray[Any]]]
 PROMPTS: tuple[tuple[type[TunedParameters], Slow], ...] = (
+    (TupatePrompt, slow_tokens),
     (PromptMean, slow_mean),
     (PromptFlatten, slow_flatten),
     (PromptUnigram, slow_unigram),
@@ -191,6 +197,17 @@ def test_linear_embeddings_against_a_transcription(
     embedded = {n: [embed(m.parameters) - initial] for n, m in bench.models.items()}
     found = method.score(task("target"), described(method, bench), bench)
     np.testing.assert_allclose(found, slow_scores(embedded, centred=form == "centred"), **HALF)
+
+
+def test_a_long_token_weighs_more_in_the_papers_embedding_alone(tiny: Encoder) -> None:
+    bench, _ = world(tiny, "prompt")
+    sources = described(PromptMean(), bench)
+    target = bench.models["target"].parameters["prompt"]
+    before = [cls().score(task("target"), sources, bench) for cls in (TupatePrompt, PromptMean)]
+    target[0] *= 50
+    after = [cls().score(task("target"), sources, bench) for cls in (TupatePrompt, PromptMean)]
+    assert np.abs(after[0] - before[0]).max() > 0.01
+    np.testing.assert_allclose(after[1], before[1], atol=1e-6)
 
 
 def test_flatten_is_the_mean_of_aligned_cosines(tiny: Encoder) -> None:
@@ -421,7 +438,7 @@ def test_cosines_of_nothing_are_nan() -> None:
 
 
 def test_every_name_has_its_method() -> None:
-    assert len(METHODS) == 26
+    assert len(METHODS) == 29
     for name, factory in METHODS.items():
         method = factory()
         assert isinstance(method, Method)
