@@ -18,7 +18,7 @@ from benchmarks._data import catalogue
 from benchmarks._report import markdown, publish
 from taskscout import Pool, Workbench
 from taskscout.methods import DEFAULT
-from taskscout.methods.fusion import parse_method
+from taskscout.methods.expression import parse_method
 from taskscout.methods.method import Method
 from taskscout.tasks.task import SEQUENCE_KINDS
 

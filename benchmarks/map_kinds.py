@@ -24,7 +24,7 @@ from benchmarks._grids import block
 from benchmarks._report import markdown, publish
 from benchmarks.study import value
 from taskscout import Encoder, Pool, Task, Workbench
-from taskscout.methods.fusion import parse_method
+from taskscout.methods.expression import parse_method
 from taskscout.methods.method import Description
 from taskscout.methods.space_map import Moments, fit_maps
 from taskscout.methods.transferability import SpaceMapMethod

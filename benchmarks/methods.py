@@ -28,8 +28,7 @@ from taskscout import Pool, Task, Workbench, rank
 from taskscout.errors import TaskscoutError
 from taskscout.files import write_atomically
 from taskscout.methods import DEFAULT
-from taskscout.methods.fusion import parse_method
-from taskscout.methods.joint import reads
+from taskscout.methods.expression import parse_method
 from taskscout.methods.method import Cost, Description, Method, method_names
 from taskscout.methods.topics import ATTACHED
 from taskscout.methods.transferability import TUNED
@@ -37,7 +36,7 @@ from taskscout.models.cache import NoCache, default_folder
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuning import Recipe
 from taskscout.pools.build import describe
-from taskscout.ranking import COMPOSED, NONE
+from taskscout.ranking import NONE
 from taskscout.tasks.catalogue import Catalogue
 from taskscout.tasks.task import SEQUENCE_KINDS
 
@@ -238,11 +237,11 @@ def row(
         once = number(found["offline"]) if "offline" in found else "–"
         size = kilobytes(found["bytes"]) if "bytes" in found else "–"
         why = "not measured"
-        if not any(k == "card" or pool.described(k) for k in reads(method)):
+        if not any(k == "card" or pool.described(k) for k in method.reads):
             why = "not in the pool"
         if "grid" in method.needs:
             why = "needs a grid"
-        if "methods" in vars(type(method)) or name in COMPOSED:
+        if method.composed:
             why = "made of others"
         return [f"`{name}`", method.cost, "–", "–", "–", size, once, why, "–", "0"]
     mean = {

@@ -29,12 +29,11 @@ from benchmarks._report import markdown, publish
 from taskscout import Pool, Task, Workbench
 from taskscout.engines import processes_available, run
 from taskscout.methods import DEFAULT
-from taskscout.methods.fusion import parse_method
+from taskscout.methods.expression import parse_method
 from taskscout.methods.gains import Gains
-from taskscout.methods.method import method_names
+from taskscout.methods.method import get_method, method_names
 from taskscout.models.cache import NoCache
 from taskscout.models.tuning import Recipe, Tuning
-from taskscout.ranking import COMPOSED
 from taskscout.studies.comparison import Comparison, compare
 from taskscout.studies.comparison_rows import PRIOR, RANDOM
 from taskscout.studies.predictions import Materials, Predicted, predict
@@ -259,7 +258,7 @@ def main() -> None:
     materials = Materials(
         catalogue=data, pool=pool, sizes={}, default_size=200, names={}, tune=options.tune
     )
-    methods = [m for m in method_names() if m not in COMPOSED]
+    methods = [m for m in method_names() if not get_method(m).composed]
     methods = [m for m in (*methods, *REFINED) if parse_method(m).cost != "tuning"]
     if options.tune:
         tune_all(gains, materials)

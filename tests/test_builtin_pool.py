@@ -20,7 +20,7 @@ from taskscout.models.encoder import Encoder
 from taskscout.models.tuning import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
-from taskscout.ranking import COMPOSED, NONE, rank
+from taskscout.ranking import NONE, rank
 from taskscout.tasks import Task
 from taskscout.tasks.catalogue import Catalogue
 from taskscout.tasks.task import SEQUENCE_KINDS
@@ -337,7 +337,7 @@ def test_carries_what_methods_read(pool: Pool, bench: Workbench, monkeypatch: py
         for name in method_names()
         if (method := get_method(name)).cost in ("card", "words", "embedding")
         and "grid" not in method.needs
-        and name not in COMPOSED
+        and not method.composed
     ]
     assert len(wanted) > 50
     monkeypatch.setattr(TopicModel, "fit", None)  # the topics are read

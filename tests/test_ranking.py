@@ -27,9 +27,10 @@ from taskscout.methods.two_stage import TwoStage
 from taskscout.models.cache import EmbeddingCache
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
-from taskscout.ranking import FLAG_OVERLAP, NONE, RankedSource, Ranking, rank
+from taskscout.ranking import NONE, RankedSource, Ranking, rank
 from taskscout.reports import terminal
 from taskscout.tasks import Task, TaskCard
+from taskscout.tasks.overlap import MOST_OVERLAP
 from tests.small import SOURCES, fresh_bench, source_task
 from tests.tiny import TOPICS, toy_task
 
@@ -74,7 +75,7 @@ def test_best_first_with_none_among_them(ranking: Ranking, small_pool: Pool):
             source = small_pool.source(row.name)
             assert row.card == source.card
             assert row.test_score == source.tuning["scores"]["score"]
-            assert row.overlap < FLAG_OVERLAP
+            assert row.overlap < MOST_OVERLAP
     assert ranking.left_out == {}
     assert ranking.seconds.keys() == {"loading", "embedding", "scoring"}
     assert (ranking.embedded, ranking.recalled) == (60, 0)

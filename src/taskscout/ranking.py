@@ -8,43 +8,31 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from taskscout.errors import MethodError, PoolError, TaskscoutError
 from taskscout.methods import DEFAULT
-from taskscout.methods.fusion import parse_method
-from taskscout.methods.joint import Joint, Parts, announce, reads
-from taskscout.methods.method import (
-    Description,
-    Method,
-    method_names,
-)
+from taskscout.methods.asking import Answer, MethodCost, ask, held
+from taskscout.methods.expression import ALL, parse_method, spelt_out
+from taskscout.methods.joint import announce
+from taskscout.methods.method import CARD, Method
 from taskscout.methods.topics import ATTACHED
 from taskscout.methods.two_stage import refined
 from taskscout.models.workbench import Workbench
 from taskscout.pools.build import OVERLAP
 from taskscout.pools.pool import Pool, Source
+from taskscout.pools.shelf import PoolShelf
 from taskscout.tasks import Task, TaskCard
-from taskscout.tasks.overlap import share_contained, text_hashes
+from taskscout.tasks.names import NONE
+from taskscout.tasks.overlap import MOST_OVERLAP, share_contained, text_hashes
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Name of the candidate that stands for direct fine-tuning.
-NONE = "none"
-#: What asks for all methods.
-ALL = "all"
-#: Methods made of others, which ``all`` leaves out: it would count the others twice.
-COMPOSED = ("rrf", "zscore", "two-stage", "taskshop", "esm-logme>logme")
-#: The cost class that ``all`` leaves out unless it is told otherwise.
-COSTLY = "tuning"
-#: A source that holds more than this share of the target's texts is flagged.
-FLAG_OVERLAP = 0.01
 
 
 @dataclass(frozen=True)
@@ -103,30 +91,6 @@ class RankedSource:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What one method cost in one ranking.
-
-    Attributes
-    ----------
-    seconds
-        To score the target against all sources, embedding included where this method was the
-        first to ask for it.
-    seconds_per_pair
-        The same by source.
-    bytes_per_source
-        Mean size of what the method reads of a source.
-    offline_seconds
-        Mean time to make that for one source, its tuning included where the method reads the
-        tuned model; NaN where the pool does not say.
-    """
-
-    seconds: float
-    seconds_per_pair: float
-    bytes_per_source: float
-    offline_seconds: float
-
-
-@dataclass(frozen=True)
 class Ranking:
     """The ordered answer for one target.
 
@@ -164,7 +128,7 @@ class Ranking:
     seconds: Mapping[str, float] = field(default_factory=dict)
     embedded: int = 0
     recalled: int = 0
-    costs: Mapping[str, Cost] = field(default_factory=dict)
+    costs: Mapping[str, MethodCost] = field(default_factory=dict)
     left_alone: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -313,9 +277,8 @@ def rank(
         target = Task.from_file(target)
     pool = pool if pool is not None else Pool.builtin()
     bench = bench or Workbench()
-    wanted = [method] if isinstance(method, str | Method) else list(method)
-    methods, left = _methods(wanted, pool, grid, refine, costly)
-    notes = [*target.notes, *_unknown(exclude, pool)]
+    written = [method] if isinstance(method, str | Method) else list(method)
+    methods, method_notes = _methods(written, pool, grid, refine, costly)
     readable = target.for_choosing()
     chosen = readable.sample(examples, seed=seed)
     others = {s: t.num_rows for s, t in target.rows() if s != "train"}
@@ -324,6 +287,51 @@ def rank(
     # A workbench may have served other rankings before: what it has spent and made is theirs.
     before = dict(bench.seconds), bench.embedded, bench.recalled
     overlap = _overlaps(chosen, pool)
+    names, left_out = _choose_sources(
+        pool, overlap, exclude_overlap, commercial, kinds, domains, exclude
+    )
+    may_fail = written[0] == ALL  # a method that is named first has to apply
+    answers, refusals = _ask(methods, chosen, pool, names, bench, may_fail=may_fail)
+    ordering = next(m for m in methods if m.name in answers)
+    for name in set(names) - set(answers[ordering.name].sources):
+        left_out[name] = f"has no description {_keys(ordering)}"
+    rows = _ordered(answers, pool, overlap)
+
+    notes = [*target.notes, *_unknown(exclude, pool), *refusals, *method_notes]
+    flagged = [f"{r.name} ({r.overlap:.0%})" for r in rows if r.overlap >= MOST_OVERLAP]
+    if flagged:
+        notes.append(f"sources that contain texts of the target: {', '.join(flagged)}")
+    seconds = {k: v - before[0].get(k, 0.0) for k, v in bench.seconds.items()}
+    scoring = time.perf_counter() - start - sum(seconds.values())
+    return Ranking(
+        target=target.name,
+        methods=tuple(answers),
+        sources=rows,
+        rows=len(chosen),
+        of=len(readable),
+        left_alone=others if len(readable) < len(target) else {},
+        notes=tuple(notes),
+        left_out=left_out,
+        seconds={**seconds, "scoring": max(scoring, 0.0)},
+        embedded=bench.embedded - before[1],
+        recalled=bench.recalled - before[2],
+        costs={name: a.cost for name, a in answers.items()},
+    )
+
+
+# -- filter ------------------------------------------------------------------------------------
+
+
+def _choose_sources(
+    pool: Pool,
+    overlap: Mapping[str, float],
+    exclude_overlap: float | None,
+    commercial: bool,
+    kinds: Sequence[str],
+    domains: Sequence[str],
+    exclude: Sequence[str],
+) -> tuple[list[str], dict[str, str]]:
+    """Names of the sources to rank, and of each one left out the reason."""
     left_out: dict[str, str] = {}
     for source in pool:
         reason = _filtered(source, commercial, kinds, domains, exclude)
@@ -339,226 +347,7 @@ def rank(
             "; ".join(sorted(set(left_out.values()))[:3]) or "The pool is empty.",
             "Ask for less, or give another pool with --pool.",
         )
-
-    scores: dict[str, dict[str, float]] = {}
-    costs: dict[str, Cost] = {}
-    refusal: TaskscoutError | None = None
-    announce(methods, bench)
-    for each in methods:
-        try:
-            scores[each.name], costs[each.name] = _score(
-                each, chosen, pool, names, bench, left_out if not scores else {}
-            )
-        except TaskscoutError as error:
-            # A method that was named first has to apply; one that ``all`` tries need not.
-            if each is methods[0] and ALL not in wanted[:1]:
-                raise
-            refusal = refusal or error
-            notes.append(f"{each.name} is not shown: {error.found} {error.why}")
-    if refusal is not None and not scores:
-        raise refusal
-    notes += left
-    used = list(scores)
-    first = scores[used[0]]
-    candidates = [n for n in (*names, NONE) if n in first]
-    candidates.sort(key=lambda n: (math.isnan(first[n]), -first[n], n))
-    rows = [
-        RankedSource(
-            rank=i,
-            name=name,
-            score=first[name],
-            scores={m: scores[m].get(name, math.nan) for m in used},
-            card=pool.source(name).card if name != NONE else None,
-            overlap=overlap.get(name, math.nan),
-            test_score=_test_score(pool, name),
-        )
-        for i, name in enumerate(candidates, 1)
-    ]
-    flagged = [r for r in rows if r.overlap >= FLAG_OVERLAP]
-    if flagged:
-        parts = ", ".join(f"{r.name} ({r.overlap:.0%})" for r in flagged)
-        notes.append(f"sources that contain texts of the target: {parts}")
-    seconds = {k: v - before[0].get(k, 0.0) for k, v in bench.seconds.items()}
-    scoring = time.perf_counter() - start - sum(seconds.values())
-    return Ranking(
-        target=target.name,
-        methods=tuple(used),
-        sources=tuple(rows),
-        rows=len(chosen),
-        of=len(readable),
-        left_alone=others if len(readable) < len(target) else {},
-        notes=tuple(notes),
-        left_out=left_out,
-        seconds={**seconds, "scoring": max(scoring, 0.0)},
-        embedded=bench.embedded - before[1],
-        recalled=bench.recalled - before[2],
-        costs=costs,
-    )
-
-
-class _Sources(Sequence[Description]):
-    """What a method reads of each source, and last what stands for "none", read when asked for."""
-
-    def __init__(
-        self, pool: Pool, keys: Sequence[str], names: Sequence[str], none: Description | None
-    ) -> None:
-        self._pool, self._keys, self._names, self._none = pool, keys, names, none
-
-    def __len__(self) -> int:
-        return len(self._names) + (self._none is not None)
-
-    @overload
-    def __getitem__(self, index: int) -> Description: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Description]: ...
-    def __getitem__(self, index: int | slice) -> Description | Sequence[Description]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        at = range(len(self))[index]
-        if at == len(self._names) and self._none is not None:
-            return self._none
-        name = self._names[at]
-
-        def read(key: str) -> Description:
-            if key == "card":
-                return Description(key, name, self._pool.source(name).card.to_dict())
-            return self._pool.description(name, key)
-
-        if len(self._keys) == 1:
-            return read(self._keys[0])
-        held = [k for k in self._keys if k == "card" or self._pool.header(name, k) is not None]
-        return Joint("+".join(held), name, parts=Parts(held, read))
-
-
-def _methods(
-    wanted: Iterable[str | Method],
-    pool: Pool,
-    grid: str | Path | None,
-    refine: int | None,
-    costly: bool,
-) -> tuple[list[Method], list[str]]:
-    """Make the methods asked for, and say which ``all`` leaves out, and why."""
-    options: dict[str, Any] = {}
-    topics = pool.attached(ATTACHED)
-    if topics is not None:
-        options["pool_model"] = topics
-    if grid is not None:
-        from taskscout.methods.gains import Gains
-
-        options["gains"] = Gains.read(grid)
-
-    made: list[Method] = []
-    notes: list[str] = []
-    seen: set[str] = set()
-    for each in wanted:
-        if not isinstance(each, str):
-            made.append(each)
-        elif each in seen:
-            continue
-        elif each == ALL:
-            for name in dict.fromkeys((DEFAULT, *method_names())):
-                if name in {*seen, *(m.name for m in made)}:
-                    continue
-                method = parse_method(name, **options)
-                if name in COMPOSED:
-                    notes.append(f"{name} is not shown: it is made of other methods; name them.")
-                elif method.cost == COSTLY and not costly:
-                    notes.append(
-                        f"{name} is not shown: it tunes the encoder on the target. "
-                        "Name it, or ask for all with --costly."
-                    )
-                else:
-                    made.append(method)
-        else:
-            method = parse_method(each, **options)
-            made.append(method if refine is None or made else refined(method, refine))
-        if isinstance(each, str):
-            seen.add(each)
-    if not made:
-        raise MethodError(
-            "No method was named.", "Something has to order the sources.", f"Name {DEFAULT}."
-        )
-    twice = {m.name for m in made if sum(m.name == other.name for other in made) > 1}
-    if twice:
-        raise MethodError(
-            f"{min(twice)} was asked for more than once.",
-            "A ranking has one column per name of a method.",
-            "Name it once; to compare options of one method, rank once with each.",
-        )
-    return made, notes
-
-
-def _check(method: Method, target: Task, pool: Pool, bench: Workbench) -> None:
-    """Refuse, with the remedy, a method that cannot serve this target or this pool."""
-    if target.kind not in method.kinds:
-        raise MethodError(
-            f"{method.name} does not serve targets of kind {target.kind}.",
-            f"It serves {', '.join(method.kinds)}.",
-            "Choose another method: taskscout methods",
-        )
-    if reads(method) != ("card",) and pool.encoder["fingerprint"] != bench.encoder.fingerprint:
-        raise MethodError(
-            f"The pool was described with {pool.encoder['model']}, pooling "
-            f"{pool.encoder['pooling']}, layers {pool.encoder['layers']}, at most "
-            f"{pool.encoder['max_length']} tokens; the encoder here is {bench.encoder.model_id}, "
-            f"pooling {bench.encoder.pooling}, layers {bench.encoder.layers}, at most "
-            f"{bench.encoder.max_length} tokens.",
-            "Descriptions made in one embedding space say nothing in another.",
-            "Use the pool's encoder and pooling, or build a pool with this encoder.",
-        )
-
-
-def _score(
-    method: Method,
-    target: Task,
-    pool: Pool,
-    names: Sequence[str],
-    bench: Workbench,
-    left_out: dict[str, str],
-) -> tuple[dict[str, float], Cost]:
-    """Scores by source name, and of ``none`` where the method has one; and what it cost."""
-    _check(method, target, pool, bench)
-    keys = reads(method)
-    described = {n for k in keys for n in (names if k == "card" else pool.described(k))}
-    ready = [n for n in names if n in described]
-    wanted = " or ".join(repr(k) for k in keys)
-    if not ready:
-        raise MethodError(
-            f"No source has the description {wanted} that {method.name} reads.",
-            "It has to be made once per source.",
-            f"Make it in a pool of yours: taskscout pool describe --method {method.name}",
-        )
-    for name in set(names) - set(ready):
-        left_out.setdefault(name, f"has no description {wanted}")
-    none = method.none(bench)
-    sources = _Sources(pool, keys, ready, none)
-    start = time.perf_counter()
-    values = method.score(target, sources, bench)
-    seconds = time.perf_counter() - start
-    if np.isnan(values[: len(ready)]).all():
-        raise MethodError(
-            f"{method.name} applies to none of the {len(ready)} sources.",
-            "Every score is NaN.",
-            "Choose another method, or another pool.",
-        )
-    some = [sources[i] for i in range(min(len(ready), 20))]
-    cost = Cost(
-        seconds=seconds,
-        seconds_per_pair=seconds / len(ready),
-        bytes_per_source=float(np.mean([d.size for d in some])),
-        offline_seconds=_offline_seconds(pool, ready, keys),
-    )
-    labels = [*ready, *([NONE] if none is not None else [])]
-    return dict(zip(labels, map(float, values), strict=True)), cost
-
-
-def _offline_seconds(pool: Pool, names: Sequence[str], keys: Sequence[str]) -> float:
-    """Mean seconds to make the descriptions of these keys for one source."""
-    totals = []
-    for name in names:
-        headers = [h for k in keys if (h := pool.header(name, k)) is not None]
-        totals.append(sum(float(h.get("seconds", math.nan)) for h in headers))
-    return float(np.mean(totals)) if totals else math.nan
+    return names, left_out
 
 
 def _overlaps(target: Task, pool: Pool) -> dict[str, float]:
@@ -606,6 +395,150 @@ def _filtered(
     if domains and not any(d.casefold() in about for d in domains):
         return "of another domain"
     return None
+
+
+# -- ask ---------------------------------------------------------------------------------------
+
+
+def _methods(
+    written: Sequence[str | Method],
+    pool: Pool,
+    grid: str | Path | None,
+    refine: int | None,
+    costly: bool,
+) -> tuple[list[Method], list[str]]:
+    """Make the methods asked for, and say which ``all`` leaves out, and why."""
+    options: dict[str, Any] = {}
+    topics = pool.attached(ATTACHED)
+    if topics is not None:
+        options["pool_model"] = topics
+    if grid is not None:
+        from taskscout.methods.gains import Gains
+
+        options["gains"] = Gains.read(grid)
+    spelt, notes = spelt_out(written, costly=costly)
+    methods = [parse_method(m, **options) if isinstance(m, str) else m for m in spelt]
+    if not methods:
+        raise MethodError(
+            "No method was named.", "Something has to order the sources.", f"Name {DEFAULT}."
+        )
+    if refine is not None and isinstance(written[0], str) and written[0] != ALL:
+        methods[0] = refined(methods[0], refine)
+    names = [m.name for m in methods]
+    repeated = [n for n in names if names.count(n) > 1]
+    if repeated:
+        raise MethodError(
+            f"{repeated[0]} was asked for more than once.",
+            "A ranking has one column per name of a method.",
+            "Name it once; to compare options of one method, rank once with each.",
+        )
+    return methods, notes
+
+
+def _ask(
+    methods: Sequence[Method],
+    target: Task,
+    pool: Pool,
+    names: Sequence[str],
+    bench: Workbench,
+    *,
+    may_fail: bool,
+) -> tuple[dict[str, Answer], list[str]]:
+    """Ask every method, by name; and say of those that do not apply why they are not shown.
+
+    The first method has to apply unless it ``may_fail``; one at least has to.
+    """
+    shelf = PoolShelf(pool)
+    answers: dict[str, Answer] = {}
+    notes: list[str] = []
+    refusal: TaskscoutError | None = None
+    announce(methods, bench)
+    for method in methods:
+        try:
+            answers[method.name] = _ask_one(method, target, pool, shelf, names, bench)
+        except TaskscoutError as error:
+            if method is methods[0] and not may_fail:
+                raise
+            refusal = refusal or error
+            notes.append(f"{method.name} is not shown: {error.found} {error.why}")
+    if refusal is not None and not answers:
+        raise refusal
+    return answers, notes
+
+
+def _ask_one(
+    method: Method,
+    target: Task,
+    pool: Pool,
+    shelf: PoolShelf,
+    names: Sequence[str],
+    bench: Workbench,
+) -> Answer:
+    """Ask one method, or refuse with the remedy where it cannot serve this target or this pool."""
+    if target.kind not in method.kinds:
+        raise MethodError(
+            f"{method.name} does not serve targets of kind {target.kind}.",
+            f"It serves {', '.join(method.kinds)}.",
+            "Choose another method: taskscout methods",
+        )
+    if method.reads != (CARD,) and pool.encoder["fingerprint"] != bench.encoder.fingerprint:
+        raise MethodError(
+            f"The pool was described with {pool.encoder['model']}, pooling "
+            f"{pool.encoder['pooling']}, layers {pool.encoder['layers']}, at most "
+            f"{pool.encoder['max_length']} tokens; the encoder here is {bench.encoder.model_id}, "
+            f"pooling {bench.encoder.pooling}, layers {bench.encoder.layers}, at most "
+            f"{bench.encoder.max_length} tokens.",
+            "Descriptions made in one embedding space say nothing in another.",
+            "Use the pool's encoder and pooling, or build a pool with this encoder.",
+        )
+    described = held(method, names, shelf)
+    if not described:
+        raise MethodError(
+            f"No source has the description {_keys(method)} that {method.name} reads.",
+            "It has to be made once per source.",
+            f"Make it in a pool of yours: taskscout pool describe --method {method.name}",
+        )
+    answer = ask(method, target, described, shelf, bench)
+    if np.isnan(answer.scores).all():
+        raise MethodError(
+            f"{method.name} applies to none of the {len(described)} sources.",
+            "Every score is NaN.",
+            "Choose another method, or another pool.",
+        )
+    return answer
+
+
+def _keys(method: Method) -> str:
+    """Name what a method reads of a source."""
+    return " or ".join(repr(k) for k in method.reads)
+
+
+# -- order -------------------------------------------------------------------------------------
+
+
+def _ordered(
+    answers: Mapping[str, Answer], pool: Pool, overlap: Mapping[str, float]
+) -> tuple[RankedSource, ...]:
+    """Order the sources, and ``none`` where it has a score, by the first method's answer."""
+    scores = {
+        method: dict(zip(answer.sources, map(float, answer.scores), strict=True))
+        | ({} if answer.none is None else {NONE: answer.none})
+        for method, answer in answers.items()
+    }
+    first = next(iter(scores.values()))
+    names = sorted(first, key=lambda n: (math.isnan(first[n]), -first[n], n))
+    return tuple(
+        RankedSource(
+            rank=i,
+            name=name,
+            score=first[name],
+            scores={m: s.get(name, math.nan) for m, s in scores.items()},
+            card=pool.source(name).card if name != NONE else None,
+            overlap=overlap.get(name, math.nan),
+            test_score=_test_score(pool, name),
+        )
+        for i, name in enumerate(names, 1)
+    )
 
 
 def _test_score(pool: Pool, name: str) -> float:

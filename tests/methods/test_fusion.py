@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from taskscout.errors import MethodError
-from taskscout.methods import fusion
+from taskscout.methods import expression
 from taskscout.methods.fusion import (
     METHODS,
     ReciprocalRank,
@@ -21,7 +21,7 @@ from taskscout.methods.fusion import (
     reciprocal_ranks,
     standardised_mean,
 )
-from taskscout.methods.joint import Joint, join, part, reads, split
+from taskscout.methods.joint import Joint, join, part, split
 from taskscout.methods.method import BaseMethod, Description, Method
 
 from .conftest import make_task
@@ -51,7 +51,7 @@ class Fixed(BaseMethod):
 
 
 def described(names, *methods):
-    return [join(n, [Description(k, n) for m in methods for k in reads(m)]) for n in names]
+    return [join(n, [Description(k, n) for m in methods for k in m.reads]) for n in names]
 
 
 A = Fixed("a", {"s1": 0.9, "s2": 0.5, "s3": 0.1})
@@ -238,7 +238,7 @@ def register(monkeypatch):
     from taskscout.methods.method import _Register
 
     monkeypatch.setattr(_Register, "factories", classmethod(lambda cls: known))
-    monkeypatch.setattr(fusion, "get_method", get)
+    monkeypatch.setattr(expression, "get_method", get)
 
 
 @pytest.mark.usefixtures("register")
@@ -252,15 +252,15 @@ def test_parse():
     assert parse_method(nested.name).name == nested.name
     method = parse_method("a(depth=3,word=some text)")
     assert (method.depth, method.alias) == (3, "some text")
-    assert parse_method("rrf()").methods == ()
+    assert parse_method("rrf()").members == ()
 
 
 @pytest.mark.usefixtures("register")
 def test_options_reach_those_who_know_them():
     found = parse_method("rrf(a,pivot(b-c),pivot(a(gains=own)))", gains="grid")
-    assert found.methods[0].gains == "grid"
-    assert found.methods[1].gains == "grid"
-    assert found.methods[2].base.gains == "own"
+    assert found.members[0].gains == "grid"
+    assert found.members[1].gains == "grid"
+    assert found.members[2].base.gains == "own"
     assert parse_method("rrf(b-c)", gains="grid").name == "rrf(b-c)"  # nobody there needs it
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from taskscout.errors import MethodError
-from taskscout.methods.fusion import parse_method
+from taskscout.methods.expression import parse_method
 from taskscout.methods.method import method_aliases, method_names, options_of, resolve
 
 PAPERS = {

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods.fusion import parse_method
-from taskscout.methods.joint import Joint, Parts, join, reads
+from taskscout.methods.expression import parse_method
+from taskscout.methods.joint import Joint, Parts, join
 from taskscout.methods.method import BaseMethod, Description, Method, get_method
 from taskscout.methods.two_stage import (
     RefinedLogME,
@@ -219,7 +219,7 @@ def test_how_it_is_written() -> None:
     method = parse_method("esm-logme > logme")
     assert isinstance(method, TwoStage)
     assert method.name == "esm-logme>logme"
-    assert reads(method) == ("space-map", "tuned")
+    assert method.reads == ("space-map", "tuned")
     assert method.keep == 10
     for text in (
         "logme",
@@ -245,10 +245,10 @@ def test_options_reach_every_stage() -> None:
     gains = object()
     method = parse_method("source-prior>rrf(taskshop(size)>vocabulary,size)", gains=gains)
     assert isinstance(method, TwoStage)
-    first, second = method.methods
+    first, second = method.members
     assert first.gains is gains
-    inner = second.methods[0]
-    assert inner.methods[0].gains is gains
+    inner = second.members[0]
+    assert inner.members[0].gains is gains
 
 
 @pytest.mark.parametrize("text", ["esm-logme>", ">logme", "size>>random", ">", "rrf(size>,random)"])

@@ -373,7 +373,8 @@ def _ranked(
 ) -> list[str]:
     """Names of the first sources of a ranking."""
     from taskscout.errors import TransferError
-    from taskscout.ranking import NONE, rank
+    from taskscout.ranking import rank
+    from taskscout.tasks.names import NONE
 
     found = re.fullmatch(r"top(\d+)", top.strip(), re.IGNORECASE)
     if not found or int(found.group(1)) < 1:

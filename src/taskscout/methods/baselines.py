@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taskscout.methods.gains import NONE, Gains, required
+from taskscout.methods.gains import Gains, required
 from taskscout.methods.method import BaseMethod, Cost, Description, Factory
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
+from taskscout.tasks.names import NONE
 
 
 class CardMethod(BaseMethod):

@@ -38,7 +38,7 @@ _COUNT_UNIT = 64.0
 
 def once(bench: Workbench, task: Task, what: tuple[object, ...], make: Callable[[], T]) -> T:
     """Make something once per task and workbench; ``bench.forget`` drops it."""
-    out: T = bench._once((task.fingerprint, task.name, *what), make)
+    out: T = bench.once((task.fingerprint, task.name, *what), make)
     return out
 
 
@@ -196,7 +196,7 @@ def pooled_otherwise(bench: Workbench, pooling: Pooling, layers: Layers = "last"
         made.seconds, made._recalled = bench.seconds, bench._recalled
         return made
 
-    out: Workbench = bench._once(("pooled otherwise", pooling, layers), make)
+    out: Workbench = bench.once(("pooled otherwise", pooling, layers), make)
     return out
 
 

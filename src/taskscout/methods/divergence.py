@@ -195,12 +195,12 @@ class TopicDivergence(TermDivergence):
             return model
 
         fitted = ("topics", content if given is None else which, self.topics, self.seed)
-        model: TopicModel = bench._once(fitted, fit)
+        model: TopicModel = bench.once(fitted, fit)
 
         def mix() -> dict[bytes, Array]:
             return {digest(s): model.shares(s) for s in sources}
 
-        rows: dict[bytes, Array] = bench._once((*fitted, "mixtures", content), mix)
+        rows: dict[bytes, Array] = bench.once((*fitted, "mixtures", content), mix)
         return model, np.stack([rows[digest(s)] for s in sources])
 
     def _pool_model(self, fingerprint: str, bench: Workbench) -> TopicModel | None:
@@ -208,7 +208,7 @@ class TopicDivergence(TermDivergence):
         path = self.pool_model
         if path is None:
             return None
-        model: TopicModel = bench._once(("topics", str(path)), lambda: TopicModel.read(path))
+        model: TopicModel = bench.once(("topics", str(path)), lambda: TopicModel.read(path))
         fits = (
             model.vocabulary == fingerprint
             and self.topics in (None, model.topics)

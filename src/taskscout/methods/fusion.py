@@ -1,26 +1,19 @@
-"""Fusion: several methods vote on one order; and the syntax in which methods are combined.
-
-A method is written ``name`` or ``name(arguments)``. Arguments are methods, each with a weight
-after a colon if need be, and options: ``rrf(esm-logme, vocabulary, k=30)``,
-``zscore(esm-logme:2, taskshop(nearest-example))``, ``terms-renyi(alpha=0.5)``. Wherever a method
-may stand, so may two stages, ``first>second``: ``rrf(esm-logme>logme, vocabulary)``;
-``a>b>c`` is ``(a>b)>c``.
-"""
+"""Fusion: several methods vote on one order."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
+from taskscout.methods.expression import parse_method
 from taskscout.methods.joint import Composed, join, scores_of
-from taskscout.methods.method import Description, Factory, Method, get_method, options_of
+from taskscout.methods.method import Description, Factory, Method
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
+from taskscout.tasks.names import NONE
 
 Array = NDArray[np.float64]
 
@@ -39,22 +32,22 @@ class Fusion(Composed):
     def __init__(
         self, methods: Sequence[Method | str] = (), *, weights: Sequence[float] | None = None
     ) -> None:
-        self.methods = tuple(parse_method(m) if isinstance(m, str) else m for m in methods)
-        self.weights = tuple(weights) if weights is not None else (1.0,) * len(self.methods)
-        if len(self.weights) != len(self.methods) or not all(
+        self.members = tuple(parse_method(m) if isinstance(m, str) else m for m in methods)
+        self.weights = tuple(weights) if weights is not None else (1.0,) * len(self.members)
+        if len(self.weights) != len(self.members) or not all(
             np.isfinite(w) and w > 0 for w in self.weights
         ):
             raise MethodError(
-                f"{self.name} was given {len(self.methods)} methods and the weights "
+                f"{self.name} was given {len(self.members)} methods and the weights "
                 f"{', '.join(f'{w:g}' for w in self.weights)}.",
                 "Each method has one weight, a number above 0.",
                 f"Write them as {self.name}(a:2,b).",
             )
-        if self.methods:
-            self._compose(self.methods, every=False)
+        if self.members:
+            self._compose(self.members, every=False)
             weighted = (
                 f"{m.name}:{w:g}" if w != 1 else m.name
-                for m, w in zip(self.methods, self.weights, strict=True)
+                for m, w in zip(self.members, self.weights, strict=True)
             )
             self.name = f"{self.name}({','.join((*weighted, *self._options()))})"
 
@@ -64,10 +57,10 @@ class Fusion(Composed):
 
     def none(self, bench: Workbench) -> Description | None:
         """Describe "use no source", where every method has a score for it."""
-        found = [m.none(bench) for m in self.methods]
-        if not found or any(f is None for f in found):
+        parts = [m.none(bench) for m in self.members]
+        if not parts or any(p is None for p in parts):
             return None
-        return found[0] if len(self.reads) == 1 else join("none", found)
+        return parts[0] if len(self.reads) == 1 else join(NONE, parts)
 
     def score(
         self, target: Task, sources: Sequence[Description], bench: Workbench
@@ -92,7 +85,7 @@ class Fusion(Composed):
         MethodError
             Without methods, or if none of them serves the target's kind.
         """
-        if not self.methods:
+        if not self.members:
             raise MethodError(
                 f"{self.name} was given no methods.",
                 "It makes one order out of those of others.",
@@ -104,7 +97,7 @@ class Fusion(Composed):
                 f"Together they serve {', '.join(self.kinds)}.",
                 "Choose other methods: taskscout methods",
             )
-        return np.stack([scores_of(m, target, sources, bench) for m in self.methods])
+        return np.stack([scores_of(m, target, sources, bench) for m in self.members])
 
     def fuse(self, votes: Array) -> Array:
         """Make one score per source of those of all methods (methods × sources)."""
@@ -259,147 +252,6 @@ def standardised_mean(votes: Array, weights: Sequence[float]) -> Array:
         total[known] += w * (np.zeros_like(centred) if flat else centred / spread)
         weight[known] += w
     return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
-
-
-# -- how methods are written ------------------------------------------------------------------
-
-_MARKS = "(),:=>"
-_TOKEN = re.compile(r"\s*([(),:=>]|[^(),:=>\s][^(),:=>]*)")
-
-
-def parse_method(text: str, **options: Any) -> Method:
-    """Make a method of the way it is written.
-
-    Parameters
-    ----------
-    text
-        ``name``, ``name(arguments)`` or ``first>second``; see the head of this module.
-    options
-        Given to every method in the text whose factory knows them, and to no other, e.g.
-        ``gains`` from ``--grid``; what the text says goes first.
-
-    Raises
-    ------
-    MethodError
-        If the text is not of that form, or names a method or an option that there is not.
-    """
-    parser = _Parser(text, options)
-    method = parser.stages()
-    parser.end()
-    return method
-
-
-class _Parser:
-    """Recursive descent over ``name(argument, …)>name(argument, …)>…``."""
-
-    def __init__(self, text: str, options: Mapping[str, Any]) -> None:
-        self.text = text
-        self.options = options
-        self.tokens = [m.group(1).strip() for m in _TOKEN.finditer(text)]
-        self.at = 0
-
-    def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ""
-
-    def next(self) -> str:
-        token = self.peek()
-        self.at += 1
-        return token
-
-    def fail(self, wanted: str) -> MethodError:
-        found = repr(self.peek()) if self.peek() else "the end"
-        before = "".join(self.tokens[: self.at])
-        return MethodError(
-            f"{self.text!r} cannot be read as a method: after {before!r} comes {found}.",
-            f"{wanted} should stand there.",
-            "Write it like rrf(esm-logme:2,vocabulary) or terms-renyi(alpha=0.5).",
-        )
-
-    def end(self) -> None:
-        if self.at < len(self.tokens):
-            raise self.fail("Nothing")
-
-    def stages(self) -> Method:
-        found = self.method()
-        while self.peek() == ">":
-            from taskscout.methods.two_stage import TwoStage
-
-            self.next()
-            found = TwoStage((found, self.method()))
-        return found
-
-    def method(self) -> Method:
-        if self.peek() in ("", *_MARKS):
-            raise self.fail("The name of a method")
-        name = self.next()
-        members: list[Method] = []
-        weights: list[float] = []
-        options: dict[str, Any] = {}
-        if self.peek() == "(":
-            self.next()
-            while self.peek() != ")":
-                if self.peek(1) == "=":
-                    option = self.next()
-                    self.next()
-                    if self.peek() in ("", *_MARKS):
-                        raise self.fail(f"A value of {option}")
-                    options[option.replace("-", "_")] = _value(self.next())
-                else:
-                    members.append(self.stages())
-                    weights.append(self.weight())
-                if self.peek() == ",":
-                    self.next()
-                elif self.peek() != ")":
-                    raise self.fail("A comma or a closing bracket")
-            self.next()
-        return self.make(name, members, weights, options)
-
-    def weight(self) -> float:
-        if self.peek() != ":":
-            return 1.0
-        self.next()
-        try:
-            weight = float(self.peek())
-        except ValueError:
-            raise self.fail("A weight, a number,") from None
-        self.next()
-        return weight
-
-    def make(
-        self, name: str, members: list[Method], weights: list[float], options: dict[str, Any]
-    ) -> Method:
-        known = options_of(name)
-        for option, value in self.options.items():
-            if option in known:
-                options.setdefault(option, value)
-        if members and "methods" in known:
-            options["methods"] = members
-            if any(w != 1.0 for w in weights):
-                options["weights"] = weights
-        elif len(members) == 1 and "base" in known and weights == [1.0]:
-            options["base"] = members[0]
-        elif members:
-            raise MethodError(
-                f"{name!r} was given {len(members)} methods in {self.text!r}.",
-                "It is made of one, without a weight."
-                if "base" in known
-                else "It is not made of others.",
-                "See what it takes: taskscout methods " + name,
-            )
-        return get_method(name, **options)
-
-
-def _value(text: str) -> Any:
-    """Read an option: a number, true, false, or text."""
-    plain = {"true": True, "false": False}
-    if text.lower() in plain:
-        return plain[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 METHODS: dict[str, Factory] = {"rrf": ReciprocalRank, "zscore": ZScore}

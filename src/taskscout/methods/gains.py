@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import DataError, MethodError
+from taskscout.tasks.names import NONE
 
 Array = NDArray[np.float64]
 Unit = Literal["auto", "fraction", "percent"]
 
-#: Name under which the target-only runs stand in the column ``source``.
-NONE = "none"
 #: Columns of a table of runs that mean something here.
 _COLUMNS = ("source", "target", "score", "seed", "seconds")
 #: The column that says how sources were used; target-only runs serve every strategy.

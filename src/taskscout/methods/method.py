@@ -26,6 +26,14 @@ Need = Literal["labels", "tuned source", "tuned target", "grid"]
 #: the encoder on the target.
 Cost = Literal["card", "words", "embedding", "source models", "tuning"]
 
+#: What a source's description is made of: its card and texts, with the base encoder at most; the
+#: model that the workbench's recipe tunes on it, which pools keep of every source; or a tuning of
+#: the method's own.
+Material = Literal["texts", "tuned model", "own tuning"]
+
+#: Key of a source's card, which needs no making.
+CARD = "card"
+
 
 @dataclass(frozen=True)
 class Description:
@@ -66,7 +74,15 @@ class Method(Protocol):
     name
         What the user types.
     key
-        Key of the description it reads and makes; ``card`` for one that reads cards only.
+        Key of the description it makes; ``card`` for one that reads cards only.
+    reads
+        Keys of all descriptions it reads of a source: ``(key,)``, or those of its members.
+    members
+        The methods that it is made of, if it is made of others.
+    composed
+        Whether it is made of others, also where none were named yet. ``all`` leaves it out.
+    describes_from
+        What a source's description is made of.
     kinds
         Kinds of targets it serves.
     needs
@@ -79,10 +95,20 @@ class Method(Protocol):
 
     name: str
     key: str
+    composed: bool
+    describes_from: Material
     kinds: tuple[Kind, ...]
     needs: frozenset[Need]
     cost: Cost
     paper: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Keys of all descriptions that it reads of a source."""
+
+    @property
+    def members(self) -> Sequence[Method]:
+        """The methods that it is made of."""
 
     def describe(self, source: Task, bench: Workbench) -> Description:
         """Offline, once per source; what it returns is what a pool keeps."""
@@ -98,6 +124,9 @@ class Method(Protocol):
     def none(self, bench: Workbench) -> Description | None:
         """The description of "use no source", or None where the method has no such score."""
 
+    def expect(self, bench: Workbench) -> None:
+        """Tell the workbench what will be asked of it, before several methods share it."""
+
 
 class BaseMethod:
     """Defaults for methods: every kind, nothing needed, no score for "none"."""
@@ -107,10 +136,18 @@ class BaseMethod:
     #: hyphens are the same. They belong to the class that states them, not to its subclasses.
     aliases: tuple[str, ...] = ()
     key: str = ""
+    composed: bool = False
+    describes_from: Material = "texts"
+    members: Sequence[Method] = ()
     kinds: tuple[Kind, ...] = KINDS
     needs: frozenset[Need] = frozenset()
     cost: Cost = "embedding"
     paper: str = ""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The key that it makes."""
+        return (self.key,)
 
     def none(self, bench: Workbench) -> Description | None:  # noqa: ARG002  # part of the protocol
         """No score for "use no source"."""

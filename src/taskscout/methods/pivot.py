@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods.fusion import parse_method
+from taskscout.methods.expression import parse_method
 from taskscout.methods.gains import Gains, required
-from taskscout.methods.joint import reads
 from taskscout.methods.method import BaseMethod, Cost, Description, Factory, Method
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
@@ -107,8 +106,11 @@ class TaskShop(BaseMethod):
     name = "taskshop"
     aliases = ("TaskShop",)
     key = "card"
+    composed = True
     cost: Cost = "card"
     paper = "Kim et al. 2023"
+    #: Keys of the base.
+    reads: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -130,15 +132,14 @@ class TaskShop(BaseMethod):
         self.scale: Scale = scale
         self.needs = frozenset({"grid"})
         if self.base is not None:
-            self.reads = reads(self.base)
+            self.members = (self.base,)
+            self.reads = self.base.reads
+            self.describes_from = self.base.describes_from
             self.key = self.base.key
             self.kinds = self.base.kinds
             self.needs = self.base.needs | {"grid"}
             self.cost = self.base.cost
             self.name = f"{self.name}({self.base.name})"
-
-    #: Keys of the base.
-    reads: tuple[str, ...] = ()
 
     def _base(self) -> Method:
         if self.base is None:

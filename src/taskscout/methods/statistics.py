@@ -219,5 +219,5 @@ def target_statistics(
         return made
 
     kept = (target.fingerprint, split, "statistics", middle, key)
-    once: TargetStatistics = bench._once(kept, make)
+    once: TargetStatistics = bench.once(kept, make)
     return once

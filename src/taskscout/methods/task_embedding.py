@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods.method import BaseMethod, Cost, Description, Factory
+from taskscout.methods.method import BaseMethod, Cost, Description, Factory, Material
 from taskscout.methods.tuned_parameters import cosines, half, same_encoder, tuned_header
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
@@ -195,6 +195,7 @@ class TaskEmbedding(BaseMethod):
     kinds = SEQUENCE_KINDS
     needs = frozenset({"labels", "tuned target"})
     cost: Cost = "tuning"
+    describes_from: Material = "own tuning"
     paper = "Vu et al. 2020"
 
     parameters: bool = True
@@ -357,6 +358,7 @@ class TaskEmbeddingOutputs(TaskEmbedding):
 
     name = "task-embedding-outputs"
     key = "task-embedding-outputs"
+    describes_from: Material = "tuned model"
     parameters = False
 
     def __init__(

@@ -22,7 +22,7 @@ from taskscout.methods.evidence import (
     label_columns,
     logme_of_features,
 )
-from taskscout.methods.method import BaseMethod, Cost, Description, Factory
+from taskscout.methods.method import BaseMethod, Cost, Description, Factory, Material
 from taskscout.methods.scores import (
     frozen_transfer,
     gbc,
@@ -77,6 +77,7 @@ class FeatureMethod(BaseMethod):
 
     kinds = SEQUENCE_KINDS
     needs = frozenset({"labels"})
+    describes_from: Material = "tuned model"
 
     def features(
         self, target: Task, source: Description, bench: Workbench

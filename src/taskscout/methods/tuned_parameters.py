@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods.method import BaseMethod, Cost, Description, Factory
+from taskscout.methods.method import BaseMethod, Cost, Description, Factory, Material
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
 from taskscout.tasks.task import SEQUENCE_KINDS
@@ -72,6 +72,7 @@ class TunedParameters(BaseMethod):
     kinds = SEQUENCE_KINDS
     needs = frozenset({"labels", "tuned target"})
     cost: Cost = "tuning"
+    describes_from: Material = "own tuning"
     paper = "Zhou et al. 2022"
 
     #: Name of the method in its paper's form.
@@ -248,7 +249,7 @@ class PromptMethod(TunedParameters):
     tuning = "prompt"
     paper = "Lin et al. 2024"
     # Scaled to unit length, tokens are no longer linear in the parameters.
-    need_initial = ("raw", "centred")
+    need_initial: tuple[Form, ...] = ("raw", "centred")
 
     def keep(self, vector: Named) -> dict[str, Array]:
         """Keep the prompt, k × d."""
@@ -306,7 +307,7 @@ class TupatePrompt(PromptMethod):
     aliases = ("TuPaTE", "SPoT")
     paper = "Zhou et al. 2022"
     # The mean of tokens is linear in the parameters: centring takes the beginning away.
-    need_initial = ("raw",)
+    need_initial: tuple[Form, ...] = ("raw",)
 
     def vectors(self, kept: Mapping[str, Array]) -> Array:
         """Average over tokens as they stand."""
@@ -559,6 +560,7 @@ class LoraMethod(TunedParameters):
     """What both LoRA methods share: they read the adapter that a pool keeps of every source."""
 
     described = "tuned"
+    describes_from = "tuned model"
     tuning = "lora"
 
     def describe(self, source: Task, bench: Workbench) -> Description:

@@ -8,16 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods.fusion import parse_method
-from taskscout.methods.joint import Composed, join, reads, scores_of
+from taskscout.methods.expression import parse_method
+from taskscout.methods.joint import Composed, join, scores_of
 from taskscout.methods.method import Description, Factory, Method
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
+from taskscout.tasks.names import NONE
 
 Array = NDArray[np.float64]
 
-#: Name of the description that stands for "use no source".
-_NONE = "none"
 #: Sources on the short list.
 KEEP = 10
 
@@ -120,13 +119,13 @@ class TwoStage(Composed):
             )
 
     def _pair(self) -> tuple[Method, Method]:
-        if not self.methods:
+        if not self.members:
             raise MethodError(
                 f"{self.name} was given no methods.",
                 "It is made of two: one for the whole pool and one for the short list.",
                 "Write them as esm-logme>logme.",
             )
-        first, second = self.methods
+        first, second = self.members
         return first, second
 
     def describe(self, source: Task, bench: Workbench) -> Description:
@@ -137,10 +136,10 @@ class TwoStage(Composed):
     def none(self, bench: Workbench) -> Description | None:
         """Describe "use no source", where the second method has a score for it."""
         first, second = self._pair()
-        found = second.none(bench)
-        if found is None or len(self.reads) == 1:
-            return found
-        return join(_NONE, (first.none(bench), found))
+        untouched = second.none(bench)
+        if untouched is None or len(self.reads) == 1:
+            return untouched
+        return join(NONE, (first.none(bench), untouched))
 
     def score(
         self, target: Task, sources: Sequence[Description], bench: Workbench
@@ -153,7 +152,7 @@ class TwoStage(Composed):
             Without methods, or if the second one scores no source of the short list.
         """
         names, first, second = self._stages(target, sources, bench)
-        return chained(first, second, np.array([n != _NONE for n in names], bool))
+        return chained(first, second, np.array([n != NONE for n in names], bool))
 
     def stages(
         self, target: Task, sources: Sequence[Description], bench: Workbench
@@ -180,9 +179,9 @@ class TwoStage(Composed):
         one, other = self._pair()
         names = [sources[i].source for i in range(len(sources))]
         first = scores_of(one, target, sources, bench)
-        known = [i for i, n in enumerate(names) if n != _NONE and not np.isnan(first[i])]
+        known = [i for i, n in enumerate(names) if n != NONE and not np.isnan(first[i])]
         short = sorted(known, key=lambda i: (-first[i], names[i]))[: self.keep]
-        short += [i for i, n in enumerate(names) if n == _NONE]
+        short += [i for i, n in enumerate(names) if n == NONE]
         # In the order given, as any method is asked.
         second = scores_of(other, target, sources, bench, sorted(short))
         if known and np.isnan(second[known]).all():
@@ -190,7 +189,7 @@ class TwoStage(Composed):
                 f"{other.name} applies to none of the {min(self.keep, len(known))} sources that "
                 f"{one.name} puts first.",
                 "Either it has no score for this target and these sources, or what it reads "
-                f"({', '.join(reads(other))}) is not kept for them.",
+                f"({', '.join(other.reads)}) is not kept for them.",
                 f"Use {one.name} alone, or make it: taskscout pool describe --method {other.name}",
             )
         return names, first, second

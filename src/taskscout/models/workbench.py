@@ -96,7 +96,17 @@ class Workbench:
         """
         self._recalled[space, hash(tuple(keys))] = texts
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """Make something the first time it is asked for, and hand out the same thing after that.
+
+        Parameters
+        ----------
+        key
+            Whose it is and what it is. What belongs to a task begins with its fingerprint, and
+            :meth:`forget` drops it.
+        make
+            Makes it.
+        """
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
@@ -123,7 +133,7 @@ class Workbench:
         if not middle and (both in self._kept or self._middle_expected):
             return self.embeddings(task, split, middle=True)[:, : self.encoder.dimension]
         key = both if middle else (task.fingerprint, split, "base", order)
-        out: NDArray[np.float32] = self._once(key, make)
+        out: NDArray[np.float32] = self.once(key, make)
         return out
 
     def expect_middle(self) -> None:
@@ -394,7 +404,7 @@ class Workbench:
             replace(recipe, checkpoints=()),
             _order(task, split),
         )
-        out: NDArray[np.float32] = self._once(key, make)
+        out: NDArray[np.float32] = self.once(key, make)
         return out
 
 

@@ -17,8 +17,8 @@ from taskscout.errors import PoolError
 from taskscout.files import write_atomically
 from taskscout.methods.descriptions import TERMS
 from taskscout.methods.divergence import TopicDivergence
-from taskscout.methods.joint import reads, split
-from taskscout.methods.method import Description, get_method
+from taskscout.methods.joint import leaves, split
+from taskscout.methods.method import CARD, Description, get_method
 from taskscout.methods.topics import ATTACHED, TopicModel
 from taskscout.methods.transferability import TUNED, describe_tuned
 from taskscout.models.encoder import Encoder, encoder_of
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 #: Key of the description that belongs to no method.
 OVERLAP = "overlap"
-#: Descriptions made from the tuned model that a source has anyway.
-FROM_TUNED = ("space-map", "layered-map", "task-embedding-outputs")
 #: Methods whose descriptions every source gets.
 DEFAULT_METHODS: tuple[str, ...] = ("layered-esm-logme", "esm-logme")
 
@@ -154,20 +152,19 @@ def describe(
     New descriptions by key. ``seconds`` in a header counts the tuning of the model too, where
     the description is made from it.
     """
-    made: dict[str, Description] = {}
-    for name in methods:
-        method = get_method(name)
-        if set(reads(method)) <= {"card", *known, *made}:
+    described: dict[str, Description] = {}
+    for leaf in (leaf for name in methods for leaf in leaves(get_method(name))):
+        if set(leaf.reads) <= {CARD, *known, *described}:
             continue
+        tuning = bench.tuned(task).seconds if leaf.describes_from == "tuned model" else 0.0
         start = time.perf_counter()
-        found = split(method.describe(task, bench))
-        seconds = time.perf_counter() - start
-        for each in found:
-            if each.key not in (*known, *made, "card"):
-                tuning = bench.tuned(task).seconds if each.key in FROM_TUNED else 0.0
-                header = {**each.header, "seconds": round(seconds + tuning, 2)}
-                made[each.key] = replace_fields(each, header=header)
-    return made
+        parts = split(leaf.describe(task, bench))
+        seconds = time.perf_counter() - start + tuning
+        for part in parts:
+            if part.key not in (*known, *described, CARD):
+                header = {**part.header, "seconds": round(seconds, 2)}
+                described[part.key] = replace_fields(part, header=header)
+    return described
 
 
 def describe_pool(
@@ -209,7 +206,7 @@ def describe_pool(
     PoolError
         If the pool has no source of a name.
     """
-    keys = {k for name in methods for k in reads(get_method(name))} - {"card"}
+    keys = {k for name in methods for k in get_method(name).reads} - {CARD}
     chosen = [pool.source(n) for n in (pool.names if names is None else names)]
     todo = [s for s in chosen if not keys <= set(s.headers)]
     report(f"{len(chosen)} sources, {len(chosen) - len(todo)} described before, {len(todo)} to do")

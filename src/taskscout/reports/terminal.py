@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taskscout.ranking import FLAG_OVERLAP, NONE, Ranking
+from taskscout.ranking import Ranking
+from taskscout.tasks.names import NONE
+from taskscout.tasks.overlap import MOST_OVERLAP
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +65,7 @@ def ranking_table(ranking: Ranking) -> Table:
             table.add_row(str(row.rank), *cells, style="italic")
             continue
         name = Text(row.name)
-        if row.overlap >= FLAG_OVERLAP:
+        if row.overlap >= MOST_OVERLAP:
             name.append(f" !{row.overlap:.0%}", style="yellow")
         card = row.card
         table.add_row(
@@ -87,7 +89,7 @@ def show_ranking(ranking: Ranking, console: Console, *, top: int) -> None:
     shown = ranking.top(top)
     console.print(ranking_table(shown))
     console.print()
-    if any(r.overlap >= FLAG_OVERLAP for r in shown.sources):
+    if any(r.overlap >= MOST_OVERLAP for r in shown.sources):
         console.print("!n%: share of your texts that the source contains", style="dim")
     if any(r.card is not None and r.card.commercial != "yes" for r in shown.sources):
         console.print(Text(LICENCE_LEGEND), style="dim")
@@ -119,7 +121,7 @@ def verdict(ranking: Ranking) -> str:
     if not sources:
         return "No source was ranked."
     # A source that holds the target's own texts may lead for that reason alone.
-    best = next((r for r in sources if not r.overlap >= FLAG_OVERLAP), sources[0])
+    best = next((r for r in sources if not r.overlap >= MOST_OVERLAP), sources[0])
     if none is None:
         return f"First to try: {best.name}."
     if none.rank < best.rank:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from taskscout.errors import StudyError
 from taskscout.files import write_atomically
-from taskscout.methods.gains import NONE
 from taskscout.studies.comparison import Comparison
 from taskscout.studies.metrics import get_metric
+from taskscout.tasks.names import NONE
 
 if TYPE_CHECKING:
     import pyarrow as pa

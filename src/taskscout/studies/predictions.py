@@ -12,22 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError, StudyError, TaskscoutError
-from taskscout.methods.fusion import parse_method
+from taskscout.methods.asking import ask, held, offline_seconds
+from taskscout.methods.expression import parse_method, spelt_out
 from taskscout.methods.gains import Gains, read_table
-from taskscout.methods.joint import Joint, Parts, announce, leaves, reads, split
-from taskscout.methods.method import Description, Method, method_names
+from taskscout.methods.joint import announce, leaves, split
+from taskscout.methods.method import CARD, Description, Method
 from taskscout.methods.topics import ATTACHED
 from taskscout.models.workbench import Workbench
-from taskscout.pools.build import FROM_TUNED
 from taskscout.pools.pool import Pool
-from taskscout.ranking import ALL, COMPOSED
+from taskscout.pools.shelf import PoolShelf
 from taskscout.tasks import Task, TaskCard
 from taskscout.tasks.catalogue import Catalogue
 
 Array = NDArray[np.float64]
 
-#: Description of a source's card, which needs no making.
-CARD = "card"
 #: Methods whose cost is no more than counting words read no embedding of the target.
 _NO_EMBEDDING = ("card", "words")
 
@@ -122,23 +120,24 @@ class Materials:
 
 def tunes(method: Method) -> bool:
     """Whether describing a source for a method takes a tuned model, or scoring a target does."""
-    return any(
-        m.cost == "tuning" or "tuned source" in m.needs or m.key in FROM_TUNED
-        for m in leaves(method)
-    )
+    return any(m.cost == "tuning" or m.describes_from != "texts" for m in leaves(method))
 
 
 class Describer:
-    """Descriptions of a grid's sources: the pool's where it has them, else made once."""
+    """Descriptions of a grid's sources: the pool's where it has them, else made once.
+
+    A :class:`taskscout.methods.asking.Shelf`.
+    """
 
     def __init__(self, materials: Materials, bench: Workbench) -> None:
         self._materials, self._bench = materials, bench
-        self._made: dict[tuple[str, str], Description | None] = {}
-        #: Seconds that making took, by key and source.
-        self.seconds: dict[tuple[str, str], float] = {}
+        #: None for what was tried and cannot be made.
+        self._described: dict[tuple[str, str], Description | None] = {}
+        self._seconds: dict[tuple[str, str], float] = {}
         pool = materials.pool
         fits = pool is not None and pool.encoder["fingerprint"] == bench.encoder.fingerprint
         self._pool = pool if fits else None
+        self._shelf = None if self._pool is None else PoolShelf(self._pool)
 
     @property
     def attached(self) -> dict[str, Any]:
@@ -149,70 +148,58 @@ class Describer:
     def prepare(self, source: str, methods: Iterable[Method]) -> None:
         """Make what methods read of a source and the pool does not have, all at one sitting."""
         task: Task | None = None
-        for method in methods:
-            for key in reads(method):
-                if self._in_pool(source, key) or (key, source) in self._made:
+        for method in (leaf for each in methods for leaf in leaves(each)):
+            for key in method.reads:
+                if self.holds(source, key) or (source, key) in self._described:
                     continue
-                self._made[key, source] = None
+                self._described[source, key] = None
                 if key == CARD:
                     self._take_card(source)
                     continue
-                maker = next((m for m in leaves(method) if key in reads(m)), None)
-                if maker is None or (tunes(maker) and not self._materials.tune):
+                if tunes(method) and not self._materials.tune:
                     continue
                 task = task or self._materials.task(source)
-                if task is None:
-                    continue
-                self._make(task, maker)
+                if task is not None:
+                    self._make(task, method)
         if task is not None:
             self._bench.forget(task)
 
-    def get(self, source: str, method: Method) -> Description | None:
-        """What a method reads of a prepared source; None where nothing of it can be had."""
-        held = [
-            k
-            for k in reads(method)
-            if self._in_pool(source, k) or self._made.get((k, source)) is not None
-        ]
-        if not held:
-            return None
-        if len(reads(method)) == 1:
-            return self._read(source, held[0])
-        return Joint("+".join(held), source, parts=Parts(held, lambda k: self._read(source, k)))
+    def holds(self, source: str, key: str) -> bool:
+        """Whether the pool has a description, or it was made."""
+        if self._shelf is not None and self._shelf.holds(source, key):
+            return True
+        return self._described.get((source, key)) is not None
 
-    def _in_pool(self, source: str, key: str) -> bool:
-        return (
-            self._pool is not None
-            and source in self._pool
-            and key in self._pool.source(source).headers
-        )
+    def read(self, source: str, key: str) -> Description:
+        """Read a description of the pool's, or hand out one that was made."""
+        described = self._described.get((source, key))
+        if described is not None:
+            return described
+        assert self._shelf is not None  # only what is held is read
+        return self._shelf.read(source, key)
 
-    def _read(self, source: str, key: str) -> Description:
-        if self._in_pool(source, key):
-            assert self._pool is not None
-            found = self._pool.source(source).headers[key]
-            self.seconds.setdefault((key, source), float(found.get("seconds", np.nan)))
-            return self._pool.description(source, key)
-        made = self._made[key, source]
-        assert made is not None  # get() only names what is there
-        return made
+    def seconds(self, source: str, key: str) -> float:
+        """What making a description took, as the pool says or as it was measured."""
+        if (source, key) in self._seconds:
+            return self._seconds[source, key]
+        return float("nan") if self._shelf is None else self._shelf.seconds(source, key)
 
     def _take_card(self, source: str) -> None:
         card = self._materials.card(source)
         if card is not None:
-            self._made[CARD, source] = Description(CARD, source, card.to_dict())
-            self.seconds[CARD, source] = 0.0
+            self._described[source, CARD] = Description(CARD, source, card.to_dict())
+            self._seconds[source, CARD] = 0.0
 
-    def _make(self, task: Task, maker: Method) -> None:
+    def _make(self, task: Task, method: Method) -> None:
         """Describe a source for one method, if that can be done."""
         start = time.perf_counter()
         try:
-            described = split(maker.describe(task, self._bench))
+            parts = split(method.describe(task, self._bench))
         except TaskscoutError:
             return  # such as a kind of task that this method cannot describe
-        for each in described:
-            self._made[each.key, task.name] = each
-            self.seconds[each.key, task.name] = time.perf_counter() - start
+        for part in parts:
+            self._described[task.name, part.key] = part
+            self._seconds[task.name, part.key] = time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -273,7 +260,7 @@ def predict(
     notes: list[str] = []
     usable: list[_Answers] = []
     describer = Describer(materials, bench)
-    written = _written(methods, tune=materials.tune)
+    written, _ = spelt_out(methods, costly=materials.tune)
     for each in _named(written, gains, describer.attached):
         if any(m.cost == "tuning" for m in leaves(each.method)) and not materials.tune:
             notes.append(f"{each.name} is not shown: it tunes the encoder; allow it with --tune.")
@@ -326,7 +313,7 @@ class _Answers:
         self.scores = np.full((len(gains.targets), len(gains.sources)), np.nan)
         self.none = np.full(len(gains.targets), np.nan)
         self.seconds: list[float] = []
-        self.sizes: list[int] = []
+        self.sizes: list[float] = []
         self.reasons: dict[str, list[str]] = {}
 
     def ask(
@@ -336,29 +323,24 @@ class _Answers:
         if target.kind not in self.method.kinds:
             self.reasons.setdefault(f"targets of kind {target.kind}", []).append(target.name)
             return
-        found = {
-            j: description
-            for j, source in enumerate(gains.sources)
-            if source != target.name
-            and (description := describer.get(source, self.method)) is not None
-        }
-        if not found:
+        others = [s for s in gains.sources if s != target.name]
+        described = held(self.method, others, describer)
+        if not described:
             self.reasons.setdefault("no source has what it reads", []).append(target.name)
             return
         method = _without(self.written, self.method, gains, target.name, describer.attached)
-        none = method.none(bench)
-        sources = [*found.values(), *([none] if none is not None else [])]
-        start = time.perf_counter()
+        weighed = 0 if self.sizes else None  # every source's description once, for its size
         try:
-            values = method.score(target, sources, bench)
+            answer = ask(method, target, described, describer, bench, weighed=weighed)
         except TaskscoutError as error:
             self.reasons.setdefault(f"{error.found} {error.why}", []).append(target.name)
             return
-        self.seconds.append(time.perf_counter() - start)
-        self.scores[i, list(found)] = values[: len(found)]
-        if none is not None:
-            self.none[i] = values[-1]
-        self.sizes = self.sizes or [d.size for d in found.values()]
+        self.seconds.append(answer.cost.seconds)
+        self.scores[i, [gains.sources.index(n) for n in described]] = answer.scores
+        if answer.none is not None:
+            self.none[i] = answer.none
+        if not self.sizes:
+            self.sizes.append(answer.cost.bytes_per_source)
 
     def notes(self, gains: Gains) -> list[str]:
         """What was left out, and why."""
@@ -372,7 +354,7 @@ class _Answers:
 
     def predicted(self, describer: Describer, gains: Gains) -> Predicted:
         """All answers, and what they cost."""
-        held = [
+        scored = [
             s for s, x in zip(gains.sources, self.scores.T, strict=True) if not np.isnan(x).all()
         ]
         return Predicted(
@@ -381,7 +363,7 @@ class _Answers:
             self.none,
             float(np.mean(self.seconds)),
             float(np.mean(self.sizes)),
-            _offline(describer, self.method, held),
+            offline_seconds(self.method, scored, describer),
         )
 
 
@@ -405,19 +387,6 @@ def _named(
     return [_Answers(c, w, m, gains) for c, w, m in zip(called, written, made, strict=True)]
 
 
-def _written(methods: Iterable[str | Method], *, tune: bool) -> list[str | Method]:
-    """Methods without repetitions, ``all`` spelt out."""
-    out: dict[str | Method, None] = {}
-    for each in methods:
-        if each != ALL:
-            out[each] = None
-            continue
-        for name in method_names():
-            if name not in COMPOSED and (tune or parse_method(name).cost != "tuning"):
-                out[name] = None
-    return list(out)
-
-
 def _make(method: str | Method, gains: Gains, attached: Mapping[str, Any]) -> Method:
     if not isinstance(method, str):
         return method
@@ -431,12 +400,6 @@ def _without(
     if isinstance(text, str) and "grid" in method.needs:
         return _make(text, gains.with_targets(t for t in gains.targets if t != target), attached)
     return method
-
-
-def _offline(describer: Describer, method: Method, sources: Sequence[str]) -> float:
-    """Mean seconds to describe one source for a method."""
-    totals = [sum(describer.seconds.get((k, s), 0.0) for k in reads(method)) for s in sources]
-    return float(np.mean(totals)) if totals else float("nan")
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import StudyError
-from taskscout.methods.gains import NONE, Gains, Unit, read_table
+from taskscout.methods.gains import Gains, Unit, read_table
 from taskscout.methods.pivot import transfer_score
 from taskscout.studies.metrics import measure
 from taskscout.studies.predictions import Predicted
+from taskscout.tasks.names import NONE
 
 Array = NDArray[np.float64]
 

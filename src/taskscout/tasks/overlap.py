@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from taskscout.tasks.task import Task
 
+#: A source that holds more than this share of a target's texts is flagged, and left out of studies.
+MOST_OVERLAP = 0.01
 #: Hashes kept per source: 4 KB.
 SKETCH_SIZE = 512
 #: Runs of letters and digits, by the same tables as ``str.isalnum``.
