@@ -1,0 +1,92 @@
+"""Facts about a target that a forecast reads beside the scores of methods."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskscout.models.workbench import Workbench
+from taskscout.tasks import Task
+
+Array = NDArray[np.float64]
+
+#: Facts about a target that a forecast reads; of those in the second tuple the logarithm.
+FACTS = ("pair", "regression", "words", "classes", "balance", "probe")
+_LOGARITHMS = ("words", "classes")
+
+
+def target_facts(target: Task, bench: Workbench, *, folds: int = 5) -> dict[str, float]:
+    """Describe a target by a few numbers, from its split ``train`` alone.
+
+    Parameters
+    ----------
+    target
+        A classification or regression task with the rows a ranking reads.
+    bench
+        Embeds its texts.
+    folds
+        Of the cross-validation behind ``probe``.
+
+    Returns
+    -------
+    ``rows``; ``regression`` and ``pair``, 0 or 1; ``words``, mean per example; ``classes``, 0 for
+    regression; ``balance``, entropy of the class shares over its largest value; ``probe``: what a
+    linear model on the untouched encoder's embeddings reaches in cross-validation, 0 for the
+    trivial answer and 1 for a perfect one (balanced accuracy above chance; for regression
+    Pearson's correlation), NaN where no class has two examples.
+    """
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
+
+    texts, pairs = target.inputs("train")
+    seconds = pairs or [""] * len(texts)
+    labels = target.labels("train")
+    embeddings = bench.embeddings(target).astype(np.float64)
+    facts = {
+        "rows": float(len(texts)),
+        "regression": float(target.kind == "regression"),
+        "pair": float(target.is_pair),
+        "words": float(
+            np.mean([len(f"{a} {b}".split()) for a, b in zip(texts, seconds, strict=True)])
+        ),
+        "classes": float(target.n_classes),
+        "balance": 1.0,
+        "probe": math.nan,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rare classes, slow convergence: no matter here
+        if target.kind == "regression":
+            if len(labels) >= folds and labels.std() > 0:
+                cut = KFold(folds, shuffle=True, random_state=0)
+                guesses = cross_val_predict(Ridge(1.0), embeddings, labels, cv=cut)
+                facts["probe"] = float(np.corrcoef(guesses, labels)[0, 1])
+            return facts
+        counts = np.bincount(labels)
+        shares = counts[counts > 0] / counts.sum()
+        facts["balance"] = float(-(shares * np.log(shares)).sum() / np.log(max(len(shares), 2)))
+        if counts.max() >= 2 and len(shares) >= 2:
+            by_class = StratifiedKFold(
+                max(2, min(folds, int(counts.max()))), shuffle=True, random_state=0
+            )
+            probe = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
+            guesses = cross_val_predict(probe, embeddings, labels, cv=by_class)
+            chance = 1 / len(shares)
+            accuracy = balanced_accuracy_score(labels, guesses)
+            facts["probe"] = float((accuracy - chance) / (1 - chance))
+    return facts
+
+
+def fact_values(facts: Mapping[str, float]) -> Array:
+    """Bring facts into the form in which they are compared; NaN for those not given."""
+    values = [float(facts.get(name, math.nan)) for name in FACTS]
+    return np.array(
+        [
+            math.log(max(v, 1.0)) if name in _LOGARITHMS and not math.isnan(v) else v
+            for name, v in zip(FACTS, values, strict=True)
+        ]
+    )
