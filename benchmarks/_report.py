@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks._pages import ROOT, page_of, put
+
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "benchmarks.md"
 _PACKAGES = ("taskscout", "numpy", "scipy", "torch", "transformers")
 
 
@@ -61,20 +61,24 @@ def publish(
     *packages: str,
     command: str | None = None,
 ) -> None:
-    """Store results as JSON, and put the text under its heading in ``docs/benchmarks.md``.
+    """Store results as JSON, and put the text under its heading on its page of the docs.
 
-    ``command`` is what made them, where that is not the benchmark's name alone.
+    ``command`` is what made them, where that is not the benchmark's name alone. The page is the
+    one of :data:`benchmarks._pages.PAGES` that has the name; the overview, ``docs/benchmarks.md``,
+    takes its figures from the results by ``python -m benchmarks.overview``.
+
+    Raises
+    ------
+    LookupError
+        If no page has a place for the name; nothing is written then.
     """
+    page_of(name)
     where = surroundings(*packages)
     RESULTS.mkdir(exist_ok=True)
     stored = {"benchmark": name, **where, **data}
     (RESULTS / f"{name}.json").write_text(json.dumps(stored, indent=1) + "\n")
     command = f"python -m benchmarks.{command or name}"
     block = f"## {title}\n\n{text.strip()}\n\n`{command}` · {line(where)}\n"
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-    page = PAGE.read_text()
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    block = begin + block + end
-    page = pattern.sub(lambda _: block, page) if begin in page else f"{page.rstrip()}\n\n{block}"
-    PAGE.write_text(page)
+    page = put(name, block)
     print(block)
+    print(f"Written to {page.relative_to(ROOT)}; next: python -m benchmarks.overview")

@@ -3,7 +3,7 @@
     python -m benchmarks.forecast                  # block lora-200-full, and public grids
     python -m benchmarks.forecast --block wide     # after benchmarks.forecast_inputs --block wide
 
-Writes ``results/forecast.json``, ``docs/benchmarks-forecast.md`` and, with ``--out FOLDER``, the
+Writes ``results/forecast.json``, ``docs/benchmarks/forecasts.md`` and, with ``--out FOLDER``, the
 calibrations themselves.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._grids import WHERE, block
-from benchmarks._report import RESULTS, ROOT, line, markdown, surroundings
+from benchmarks._report import ROOT, markdown, publish
 from benchmarks.forecast_inputs import SCORES, TARGETS
 from taskscout import Pool
 from taskscout.methods import DEFAULT
@@ -28,7 +28,8 @@ from taskscout.studies.metrics import measure
 from taskscout.studies.predictions import Predicted
 from taskscout.studies.published import read_taskweb, taskweb_table
 
-PAGE = ROOT / "docs" / "benchmarks-forecast.md"
+#: The block of our grid that is read unless another is named.
+BLOCK = "lora-200-full"
 #: What a forecast reads: cards and sources' own gains alone; maps; real source models.
 READS = {"prior and cards": (), "maps": (DEFAULT,), "real models": ("logme",)}
 SINGLE = (DEFAULT, "esm-logme", "logme", "format", "vocabulary", "sentence-embedding")
@@ -176,24 +177,18 @@ def public(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    import json
-
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--block", default="lora-200-full")
+    parser.add_argument("--block", default=BLOCK)
     parser.add_argument("--published", type=Path, default=ROOT.parent / "shared" / "published")
     parser.add_argument("--out", type=Path, help="folder for the calibrations")
     options = parser.parse_args()
     text, stored = ours(options.block)
     beside, taskweb = public(options.published)
-    where = surroundings()
-    PAGE.write_text(
-        f"# Forecasts\n\n{text}\n\n## TaskWeb\n\n{beside}\n\n"
-        f"`python -m benchmarks.forecast` · {line(where)}\n"
-    )
-    (RESULTS / "forecast.json").write_text(
-        json.dumps({"benchmark": "forecast", **where, **stored, "taskweb": taskweb}, indent=1)
-        + "\n"
-    )
+    command = "forecast" if options.block == BLOCK else f"forecast --block {options.block}"
+    publish(
+        "forecast", "Forecasts held against transfers they have not seen",
+        f"{text}\n\n### TaskWeb\n\n{beside}", {**stored, "taskweb": taskweb}, command=command,
+    )  # fmt: skip
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         for reads, methods in READS.items():
@@ -203,7 +198,6 @@ def main() -> None:
             made = c.calibrate(evidence(options.block, methods), setting=setting,
                                report={k: v for k, v in report.items() if k != "table"})  # fmt: skip
             made.save(options.out / f"{reads.replace(' ', '-')}.safetensors")
-    print(PAGE.read_text())
 
 
 if __name__ == "__main__":
