@@ -28,10 +28,10 @@ from taskscout.methods.expression import parse_method
 from taskscout.methods.method import Description
 from taskscout.methods.space_map import Moments, fit_maps
 from taskscout.methods.transferability import SpaceMapMethod
-from taskscout.pools.sources import origin_of
 from taskscout.studies.comparison import compare
 from taskscout.studies.comparison_rows import RANDOM
 from taskscout.studies.predictions import Materials, Predicted
+from taskscout.transfer.sources import origin_of
 
 METHODS = {"last layer": "esm-logme", "two layers": "layered-esm-logme"}
 OWN, SHARED = "own", "shared"

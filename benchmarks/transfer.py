@@ -18,9 +18,9 @@ from benchmarks._report import RESULTS, markdown, publish
 from taskscout import Encoder, Pool, Workbench
 from taskscout.models.cache import NoCache
 from taskscout.models.tuning import Recipe
-from taskscout.pools.sources import origin_of
 from taskscout.tasks import Task
 from taskscout.transfer.comparison import compare, paired_interval
+from taskscout.transfer.sources import origin_of
 from taskscout.transfer.strategies import transfer
 
 #: Short texts first: they cost least.

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from taskscout.ranking import Ranking, rank
     from taskscout.tasks import Task
     from taskscout.transfer.loaded import load
+    from taskscout.transfer.train import TrainResult, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Encoder", "Pool", "Ranking", "Task", "TaskscoutError", "Workbench", "load", "rank"]
+__all__ = [
+    "Encoder", "Pool", "Ranking", "Task", "TaskscoutError", "TrainResult", "Workbench", "load",
+    "rank", "train",
+]  # fmt: skip
 
 _HOME = {
     "Encoder": "taskscout.models.encoder",
@@ -27,9 +31,11 @@ _HOME = {
     "Ranking": "taskscout.ranking",
     "Task": "taskscout.tasks",
     "TaskscoutError": "taskscout.errors",
+    "TrainResult": "taskscout.transfer.train",
     "Workbench": "taskscout.models.workbench",
     "load": "taskscout.transfer.loaded",
     "rank": "taskscout.ranking",
+    "train": "taskscout.transfer.train",
 }
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import taskscout
-from taskscout.cli.train import parse_budget, parse_mapping
+from taskscout.cli.train import parse_mapping
 from taskscout.errors import TransferError
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
 from taskscout.transfer import export, workspace
-from taskscout.transfer.strategies import Budget
+from taskscout.transfer.result import Budget
 from tests.cli import test_cli
 from tests.cli.test_cli import Run, mistake, write
 from tests.tiny import TOPICS, toy_task
@@ -380,13 +380,13 @@ def test_no_traceback_for_a_label_that_only_the_test_split_has(run: Run, ours, t
 
 
 def test_budgets_and_mappings_are_read():
-    assert parse_budget("2000") == Budget(examples=2000)
-    assert parse_budget("1.5m") == Budget(seconds=90)
-    assert parse_budget("10 minutes") == Budget(seconds=600)
+    assert Budget.parse("2000") == Budget(examples=2000)
+    assert Budget.parse("1.5m") == Budget(seconds=90)
+    assert Budget.parse("10 minutes") == Budget(seconds=600)
     assert parse_mapping(["a=b", "c = d,e=f"]) == {"a": "b", "c": "d", "e": "f"}
     for wrong in ("10h", "m", "", "1e3"):
         with pytest.raises(TransferError):
-            parse_budget(wrong)
+            Budget.parse(wrong)
 
 
 def test_help(run: Run):

@@ -16,7 +16,8 @@ from taskscout.transfer.comparison import (
     paired_interval,
     score_on_rows,
 )
-from taskscout.transfer.strategies import Transfer, transfer
+from taskscout.transfer.result import Transfer
+from taskscout.transfer.strategies import transfer
 from tests.tiny import BAD, GOOD, TOPICS, toy_task
 
 

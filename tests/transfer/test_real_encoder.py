@@ -13,9 +13,9 @@ from taskscout.models.encoder import Encoder
 from taskscout.models.tuning import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
-from taskscout.pools.sources import origin_of
 from taskscout.tasks import Task
 from taskscout.tasks.catalogue import Catalogue
+from taskscout.transfer.sources import origin_of
 from taskscout.transfer.strategies import transfer
 
 pytestmark = [pytest.mark.encoder, pytest.mark.data]

@@ -13,7 +13,8 @@ from taskscout.models.tuning import Recipe, initial_parameters, tune
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer import strategies
 from taskscout.transfer.origin import Origin
-from taskscout.transfer.strategies import Budget, Transfer, check_target, transfer
+from taskscout.transfer.result import Budget, Transfer
+from taskscout.transfer.strategies import check_target, transfer
 from tests.tiny import BAD, GOOD, TOPICS, toy_task
 from tests.transfer.conftest import LEARNS, SHORT
 

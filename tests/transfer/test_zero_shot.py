@@ -11,7 +11,8 @@ import pytest
 
 from taskscout.errors import TransferError
 from taskscout.tasks import Task
-from taskscout.transfer.export import load, save_model
+from taskscout.transfer.export import save_model
+from taskscout.transfer.loaded import load
 from taskscout.transfer.origin import Origin
 from taskscout.transfer.strategies import transfer
 from taskscout.transfer.zero_shot import answers, label_similarity, match_labels, plain, softmax

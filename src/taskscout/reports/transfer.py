@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from taskscout.transfer.comparison import Comparison
-    from taskscout.transfer.strategies import Transfer
+    from taskscout.transfer.result import Transfer
+    from taskscout.transfer.train import TrainResult
 
 
 def runs_table(runs: Sequence[Transfer]) -> Table:
@@ -40,17 +40,11 @@ def runs_table(runs: Sequence[Transfer]) -> Table:
     return table
 
 
-def show_training(
-    runs: Sequence[Transfer],
-    comparison: Comparison | None,
-    console: Console,
-    *,
-    notes: Sequence[str] = (),
-) -> None:
+def show_training(result: TrainResult, console: Console) -> None:
     """Print the table, what an answer without reading scores, the verdict and the notes."""
     from rich.text import Text
 
-    scored = [r for r in runs if r.scores]
+    scored = [r for r in result.runs if r.scores]
     if scored:
         console.print(runs_table(scored))
         baseline = scored[0].scores.get("baseline")
@@ -58,7 +52,7 @@ def show_training(
             console.print(
                 f"test scores in points; an answer that reads no text: {100 * baseline:.1f}"
             )
-    if comparison is not None:
-        console.print(Text(comparison.verdict, style="bold"))
-    for note in notes:
+    if result.verdict:
+        console.print(Text(result.verdict, style="bold"))
+    for note in result.notes:
         console.print(Text(f"note: {note}"))

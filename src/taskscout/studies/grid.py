@@ -327,7 +327,7 @@ class Plan:
     def from_pool(self, cell: Cell) -> bytes | None:
         """The tuned model of a cell's source as the pool has it, or None."""
         from taskscout.models.tuned_store import to_bytes
-        from taskscout.pools.sources import origin_of
+        from taskscout.transfer.sources import origin_of
 
         if not self._in_pool(cell.source, cell.encoder, cell.tuning):
             return None

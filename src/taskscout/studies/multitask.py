@@ -22,7 +22,8 @@ from taskscout.errors import StudyError
 from taskscout.models.encoder import encoder_of
 from taskscout.tasks import Task
 from taskscout.transfer.multitask import tune_together
-from taskscout.transfer.strategies import NONE, Start, check_target, scored, tune_task
+from taskscout.transfer.result import NONE
+from taskscout.transfer.strategies import Start, check_target, scored, tune_task
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from taskscout.errors import TransferError
 from taskscout.tasks import Task
 from taskscout.transfer.origin import Origin
-from taskscout.transfer.strategies import NONE, Strategy, Transfer, transfer
+from taskscout.transfer.result import NONE, Strategy, Transfer
+from taskscout.transfer.strategies import transfer
 
 if TYPE_CHECKING:
     from taskscout.models.workbench import Workbench

@@ -10,7 +10,7 @@ from typing import Any
 
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer.comparison import Comparison
-from taskscout.transfer.strategies import Transfer
+from taskscout.transfer.result import Transfer
 
 #: The hub's name for what a model of each kind does, and the class that loads one.
 _PIPELINES = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,129 +17,16 @@ from taskscout.models.encoder import Encoder
 from taskscout.tasks import Task
 from taskscout.tasks.task import SEQUENCE_KINDS
 from taskscout.transfer.origin import Origin
+from taskscout.transfer.result import STRATEGIES, Budget, Strategy, Transfer
 
 if TYPE_CHECKING:
     from taskscout.models.tuning import Arrays, Recipe, TunedModel
     from taskscout.models.workbench import Workbench
 
-Strategy = Literal["none", "sequential", "multitask", "zero_shot"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-#: Name of the strategy, and of the candidate in rankings, that uses no source.
-NONE: Strategy = "none"
 #: Tunings whose parameters can be carried on from where the source's ended.
 CONTINUED = ("lora", "prompt", "p-tuning-v2", "bitfit")
 #: Tunings that leave the body as it was and read something beside it.
 BESIDE = ("prompt", "p-tuning-v2")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What one transfer run may spend, on sources and target together.
-
-    Attributes
-    ----------
-    examples
-        Training examples, each counted once; None for no bound.
-    seconds
-        Of training; None for no bound. What the sources leave is the target's.
-    """
-
-    examples: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("examples", self.examples), ("minutes", self.seconds)):
-            if value is not None and not value > 0:
-                raise TransferError(
-                    f"The budget in {name} is {value}.",
-                    "Nothing can be trained with it.",
-                    "Give a number above 0, such as 2000 (examples) or 10m (minutes).",
-                )
-
-    def recipe_for_target(self, recipe: Recipe, trained_sources: int) -> Recipe:
-        """Bound the target's examples: half the budget where sources have to be trained too."""
-        if self.examples is None:
-            return recipe
-        most = self.examples // 2 if trained_sources else self.examples
-        return replace(recipe, examples=max(1, min(recipe.examples, most)))
-
-    def recipe_for_source(self, target: Task, recipe: Recipe, trained_sources: int) -> Recipe:
-        """Bound each source's examples: what the target leaves, in equal parts."""
-        if self.examples is None:
-            return recipe
-        left = self.examples - min(target.tables["train"].num_rows, self.examples // 2)
-        return replace(recipe, examples=max(1, min(recipe.examples, left // trained_sources)))
-
-
-@dataclass
-class Transfer:
-    """What came of one transfer run.
-
-    Attributes
-    ----------
-    target, sources
-        Names; no sources for ``none``.
-    strategy, tuning, seed
-        How the target was trained.
-    scores
-        On the test split, as fractions (see :func:`taskscout.models.heads.score_of`).
-    validation
-        On the validation split; empty where there is none.
-    seconds, source_seconds
-        Of training the target, and of training sources in this run; a source's model that was
-        at hand costs nothing here.
-    trained_on, source_examples
-        Training examples of the target, and of sources trained in this run.
-    notes
-        Lines for the user.
-    outputs
-        Outputs for the test rows (rows × outputs), in the split's order; None where they are not
-        kept.
-    tuned
-        The model; None once it is on disk or after ``zero_shot`` by label names.
-    """
-
-    target: str
-    sources: tuple[str, ...]
-    strategy: Strategy
-    tuning: str
-    seed: int
-    scores: Mapping[str, float]
-    validation: Mapping[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    source_seconds: float = 0.0
-    trained_on: int = 0
-    source_examples: int = 0
-    notes: tuple[str, ...] = ()
-    outputs: NDArray[np.float32] | None = None
-    tuned: TunedModel | None = None
-
-    @property
-    def score(self) -> float:
-        """The score on the test split, as a fraction; NaN where the test rows have no labels."""
-        return float(self.scores.get("score", math.nan))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, without the model and its outputs."""
-        return {
-            "target": self.target,
-            "sources": list(self.sources),
-            "strategy": self.strategy,
-            "tuning": self.tuning,
-            "seed": self.seed,
-            "scores": dict(self.scores),
-            "validation": dict(self.validation),
-            "seconds": round(self.seconds, 3),
-            "source_seconds": round(self.source_seconds, 3),
-            "trained_on": self.trained_on,
-            "source_examples": self.source_examples,
-            "notes": list(self.notes),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Transfer:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**{**data, "sources": tuple(data["sources"]), "notes": tuple(data["notes"])})
 
 
 def check_target(target: Task, strategy: Strategy) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from taskscout.errors import TransferError
 from taskscout.files import write_atomically
-from taskscout.transfer.strategies import Strategy, Transfer
+from taskscout.transfer.result import Strategy, Transfer
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder

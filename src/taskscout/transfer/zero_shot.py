@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from taskscout.errors import TransferError
 from taskscout.tasks import Task
 from taskscout.transfer.origin import Origin
+from taskscout.transfer.result import Transfer
 
 if TYPE_CHECKING:
     from taskscout.models.tuning import Recipe, TunedModel
     from taskscout.models.workbench import Workbench
-    from taskscout.transfer.strategies import Transfer
 
 Array = NDArray[np.float64]
 
@@ -193,8 +193,6 @@ def zero_shot(
     TransferError
         If the target is of a kind that has no such answer, or label spaces do not match.
     """
-    from taskscout.transfer.strategies import Transfer
-
     if target.kind not in ("classification", "regression"):
         raise TransferError(
             f"Target {target.name!r} is of kind {target.kind}.",

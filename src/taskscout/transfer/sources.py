@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskscout.errors import DataError, PoolError, TransferError
+from taskscout.errors import DataError, PoolError, TaskscoutError, TransferError
+from taskscout.methods import DEFAULT
 from taskscout.methods.transferability import TUNED
 from taskscout.models.encoder import Encoder
 from taskscout.pools.build import tuned_model
 from taskscout.pools.pool import Pool
+from taskscout.ranking import rank
 from taskscout.tasks import Task, TaskCard
+from taskscout.tasks.names import NONE
+from taskscout.tasks.overlap import MOST_OVERLAP
 from taskscout.transfer.origin import Origin
 
 if TYPE_CHECKING:
     from taskscout.models.tuning import TunedModel
+    from taskscout.models.workbench import Workbench
     from taskscout.tasks.catalogue import Catalogue
 
 
@@ -128,20 +134,27 @@ def origin_of(
 
 
 def origins_of(
-    names: Sequence[str],
+    sources: Sequence[str | Path | Task | Origin],
     pool: Pool | None,
     encoder: Encoder,
     *,
     catalogue: Catalogue | None = None,
 ) -> list[Origin]:
-    """Find several sources; see :func:`origin_of`.
+    """Find several sources; see :func:`origin_of`. Tasks and origins are taken as they are.
 
     Raises
     ------
     TransferError
         If one is not at hand, or named twice.
     """
-    origins = [origin_of(name, pool, encoder, catalogue=catalogue) for name in names]
+    catalogue = catalogue or catalogue_of_environment()
+    origins = []
+    for source in sources:
+        if isinstance(source, Task):
+            source = Origin.of(source)
+        elif not isinstance(source, Origin):
+            source = origin_of(str(source), pool, encoder, catalogue=catalogue)
+        origins.append(source)
     source_names = [origin.name for origin in origins]
     twice = [name for name in source_names if source_names.count(name) > 1]
     if twice:
@@ -171,3 +184,72 @@ def overlap_with(target: Task, origin: Origin, pool: Pool | None) -> float:
             len(set(hashes.tolist())), 1
         )
     return float("nan")
+
+
+def overlap_notes(target: Task, origins: Sequence[Origin], pool: Pool | None) -> list[str]:
+    """A line for each source that holds texts of the target."""
+    out = []
+    for origin in origins:
+        share = overlap_with(target, origin, pool)
+        if share > MOST_OVERLAP:
+            out.append(
+                f"source {origin.name} holds {share:.0%} of the target's texts, so test scores "
+                "through it may say little about new texts"
+            )
+    return out
+
+
+def catalogue_of_environment() -> Catalogue | None:
+    """The catalogue that ``TASKSCOUT_DATA`` names; None where it names none."""
+    from taskscout.tasks.catalogue import ENVIRONMENT_VARIABLE, Catalogue
+
+    return Catalogue.find() if os.environ.get(ENVIRONMENT_VARIABLE) else None
+
+
+def chosen_by_ranking(
+    target: Task,
+    pool: Pool,
+    bench: Workbench,
+    *,
+    top: int = 1,
+    method: str = DEFAULT,
+    catalogue: Catalogue | None = None,
+    needs_data: bool = False,
+) -> tuple[list[Origin], list[str]]:
+    """The first sources of a ranking, and lines for the user about the choice.
+
+    Sources that hold the target's texts are left out. Where a source's data are needed and cannot
+    be had, the next one takes its place, and a line says so.
+
+    Raises
+    ------
+    TransferError
+        If no source that was ranked can be used; the reason is the first one's.
+    """
+    ranking = rank(target, pool, method, bench=bench, exclude_overlap=MOST_OVERLAP)
+    ranked = [r.name for r in ranking.sources if r.name != NONE and r.score == r.score]
+    notes = []
+    if ranking.sources and ranking.sources[0].name == NONE:
+        notes.append(f"{method} ranks 'none' first: it expects no source to help this target")
+    chosen: list[Origin] = []
+    first_error: TaskscoutError | None = None
+    for name in ranked:
+        if len(chosen) == top:
+            break
+        (origin,) = origins_of([name], pool, bench.encoder, catalogue=catalogue)
+        if needs_data or not origin.has_model:
+            try:
+                origin.task()
+            except TaskscoutError as error:
+                first_error = first_error or error
+                notes.append(f"source {name} was passed over: its data cannot be had")
+                continue
+        chosen.append(origin)
+    if not chosen:
+        raise first_error or TransferError(
+            f"{method} ranks no source for target {target.name!r}.",
+            "Without one there is nothing to train through.",
+            "Name a source, or train the target alone with strategy 'none'.",
+        )
+    notes.append(f"{method} ranks first: {', '.join(o.name for o in chosen)}")
+    return chosen, notes
