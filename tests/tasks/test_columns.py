@@ -309,9 +309,40 @@ def test_a_kind_whose_columns_are_missing_is_refused_with_what_it_needs(refused:
 def test_a_split_column_is_taken_by_its_values() -> None:
     columns = {"text": PROSE, "label": CLASSES, "split": ["train", "dev", "Test"] * (N // 3)}
     assert choose(columns).split == "split"
-    columns["split"] = ["a", "b", "c"] * (N // 3)
-    assert choose(columns).split is None
-    assert choose(columns).unused == ("split",)
+    for name in ("subset", "fold", "set", "partition"):
+        assert choose({**columns, name: ["a", "b", "c"] * (N // 3)}).unused == (name,)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("split", ["train", "later", "test"]),
+        ("Data Split", ["a", "b", "c"]),
+        ("split", ["train", None, "test"]),
+        ("split", ["train", "train_dev", "test"]),
+        ("split", [0, 1, 2]),
+        ("subset", ["train", "held out", "test"]),
+    ],
+)
+def test_a_column_of_splits_with_a_strange_value_is_refused(
+    refused: Refused, name: str, values: list[Any]
+) -> None:
+    columns = {"text": PROSE, "label": CLASSES, name: values * (N // 3)}
+    error = refused(lambda: choose(columns))
+    strange = "nothing" if values[1] is None else "0" if values[0] == 0 else None
+    strange = strange or ("'a'" if values[0] == "a" else repr(values[1]))
+    assert f"column `{name}`: row " in error.found
+    assert f"holds {strange}" in error.found
+    assert "cannot be told" in error.why
+    assert "--split-column none (split_column='none' in Python)" in error.remedy
+    chosen = choose(columns, Named(split_column="none"))
+    assert chosen.split is None
+    assert name in chosen.unused
+
+
+def test_a_column_called_none_can_still_be_named() -> None:
+    columns = {"text": PROSE, "label": CLASSES, "none": ["train", "test"] * (N // 2)}
+    assert choose(columns, Named(split_column="none")).split == "none"
 
 
 def test_a_named_split_column_with_other_values_is_refused(refused: Refused) -> None:

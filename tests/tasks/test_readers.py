@@ -77,6 +77,62 @@ def test_a_split_column_with_one_split_is_split_anew(write: Write) -> None:
     assert "train" in task.splits
 
 
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (("training", "eval"), {"train": 40, "validation": 20}),
+        (("train", "devel", "eval"), {"train": 40, "validation": 20, "test": 20}),
+        (("Train", "validation_matched"), {"train": 40, "validation": 20}),
+        (("train", "validation-matched", "validation-mismatched"), {"train": 40, "validation": 40}),
+        (("train", "test", "test_ood"), {"train": 40, "test": 20, "test_ood": 20}),
+        (("train", "test.easy", "test.hard"), {"train": 40, "test": 40}),
+        (("trainset", "Test Set"), {"train": 40, "test": 20}),
+    ],
+)
+def test_names_of_splits_as_people_write_them(
+    write: Write, names: tuple[str, ...], rows: dict[str, int]
+) -> None:
+    split = [names[0]] * 40 + [n for n in names[1:] for _ in range(20)]
+    data = [{**r, "split": s} for r, s in zip(reviews(len(split)), split, strict=True)]
+    task = read_file(write("a.csv", data))
+    assert task.card.rows == rows
+    assert not task.made_splits
+    first = {row["text"] for row in data[:40]}
+    assert set(task.column("train", "text")) == first  # no other row has come in
+    parts = {n: pa.Table.from_pylist(data[split.index(n) :][: split.count(n)]) for n in names}
+    assert read_dataset(parts).fingerprint == task.fingerprint
+
+
+def test_what_the_names_of_splits_were_read_as_is_said(write: Write) -> None:
+    names = ("train", "train", "eval", "test", "test_ood")
+    rows = [{**r, "split": names[i % 5]} for i, r in enumerate(reviews(40))]
+    task = read_file(write("a.csv", rows))
+    assert "rows of split 'eval' are the validation rows" in task.notes
+    assert "rows of split 'test_ood' neither train nor test" in task.notes
+    only = read_file(write("b.csv", [{**r, "split": "test"} for r in reviews(60)]))
+    assert "all rows are of split 'test', so splits are made of them" in only.notes
+
+
+def test_splits_are_made_anew_where_the_user_wants_it(write: Write) -> None:
+    rows = [{**r, "split": ("train", "later")[i // 2 % 2]} for i, r in enumerate(reviews(60))]
+    task = read_file(write("a.csv", rows), split_column="none")
+    assert task.made_splits
+    assert len(task) == 60
+    table = pa.Table.from_pylist(reviews(30))
+    parts = {"train": table, "test": pa.Table.from_pylist(reviews(60)[30:])}
+    assert read_dataset(parts, split_column="none").made_splits
+
+
+def test_test_rows_do_not_become_training_rows_where_training_rows_cannot_be_used(
+    write: Write, refused: Refused
+) -> None:
+    rows = [{**r, "split": "train", "label": ""} for r in reviews(20)]
+    rows += [{**r, "split": "test"} for r in reviews(60)[20:]]
+    error = refused(lambda: read_file(write("a.csv", rows)))
+    assert "the splits train and test, but no row of train that can be used" in error.found
+    assert "--split-column none" in error.remedy
+
+
 def test_from_file_takes_the_options_of_read_file(write: Write) -> None:
     rows = [{"a": r["text"], "b": r["text"][::-1], "c": r["label"]} for r in reviews()]
     task = Task.from_file(write("x.jsonl", rows), text="b", pair="a", label="c", name="mine")

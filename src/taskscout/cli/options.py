@@ -12,7 +12,10 @@ Text = Annotated[str | None, typer.Option(help="Column of the text.", rich_help_
 Pair = Annotated[str | None, typer.Option(help="Column of the second text.", rich_help_panel=READ)]
 Label = Annotated[str | None, typer.Option(help="Column of the label.", rich_help_panel=READ)]
 SplitColumn = Annotated[
-    str | None, typer.Option(help="Column that assigns rows to splits.", rich_help_panel=READ)
+    str | None,
+    typer.Option(
+        help="Column that assigns rows to splits; none: split anew.", rich_help_panel=READ
+    ),
 ]
 Encoding = Annotated[str, typer.Option(help="Of a text file.", rich_help_panel=READ)]
 DropUnlabelled = Annotated[

@@ -21,7 +21,8 @@ from taskscout.tasks.labels import (
     name_of,
     read_labels,
 )
-from taskscout.tasks.raw import RawTable, join, option, quote, quoted
+from taskscout.tasks.raw import LISTED, RawTable, join, option, quote, quoted
+from taskscout.tasks.split_names import is_understood
 from taskscout.tasks.task import KINDS, SPLITS, Kind
 
 # Names are compared in lower case, with spaces, dots and hyphens as underscores.
@@ -96,14 +97,12 @@ CORRECT = ("label", "answer", "answerkey", "answer_key", "answer_idx", "answer_i
 STEMS = ("question", "question_stem", "text", "sentence", "goal", "ctx", "prompt", "stem",
          "query", "startphrase", "sent1", "input")  # fmt: skip
 PASSAGES = ("context", "passage", "article", "story", "premise", "paragraph", "para")
-#: A column that assigns rows to splits, and what its values stand for.
-SPLIT_COLUMNS = ("split", "partition", "set", "subset", "fold")
-SPLIT_WORDS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation",
-    "dev": "validation", "development": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+#: A column that assigns rows to splits. Those of the first tuple can hold nothing else; the others
+#: are taken where one value at least names a split, for a subset may be a topic, a fold a number.
+SPLIT_COLUMNS_SURE = ("split", "splits", "data_split", "dataset_split")
+SPLIT_COLUMNS = ("partition", "set", "subset", "fold")
+#: What the user gives as the column of splits to have splits made whatever the data say.
+NO_SPLITS = "none"
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,11 @@ class Named:
     choices: str | None = None
     kind: Kind | None = None
     split_column: str | None = None
+
+    def ignores_splits(self, raw: RawTable) -> bool:
+        """Whether the user wants splits made anew: ``none``, where no column is called so."""
+        name = self.split_column
+        return name == NO_SPLITS and name not in raw.table.column_names
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,9 @@ class _Chooser:
         self.named = named
         for given in ("text", "pair", "label", "choices", "split_column"):
             name = getattr(named, given)
-            if name is not None and name not in raw.table.column_names:
+            if name is None or (given == "split_column" and named.ignores_splits(raw)):
+                continue
+            if name not in raw.table.column_names:
                 self._missing(name, given)
         given_names = [n for n in (named.text, named.pair, named.label, named.choices) if n]
         twice = [n for n in given_names if given_names.count(n) > 1]
@@ -278,27 +284,39 @@ class _Chooser:
         )
 
     def _split_column(self) -> str | None:
-        """Find the column that assigns rows to splits."""
+        """Find the column that assigns rows to splits; one with a strange value is refused.
+
+        Were such a column passed over, all rows would be split anew, official test rows with them.
+        """
         named = self.named.split_column
-        if self.raw.splits and not named:
+        if self.named.ignores_splits(self.raw) or (self.raw.splits and not named):
             return None
         own = {self.named.text, self.named.pair, self.named.label, self.named.choices}
         candidates = [named] if named else [
-            c for n in SPLIT_COLUMNS for c in self.raw.table.column_names
+            c for n in SPLIT_COLUMNS_SURE + SPLIT_COLUMNS for c in self.raw.table.column_names
             if _plain(c) == n and c not in own
         ]  # fmt: skip
         for name in candidates:
             column = self.raw.table[name]
+            if not is_scalar(column.type):
+                continue
             values = pc.unique(column).to_pylist()
-            strange = [v for v in values if str(v).strip().lower() not in SPLIT_WORDS]
+            strange = [v for v in values if not is_understood(v)]
             if not strange:
                 return name
-            if named:
+            sure = bool(named) or _plain(name) in SPLIT_COLUMNS_SURE
+            if sure or len(strange) < len(values):
                 row = column.to_pylist().index(strange[0])
+                others = [repr(v) for v in strange[1:LISTED]]
+                and_so = f", other rows {join(others, len(strange) - 1)}" if others else ""
                 raise DataError(
-                    f"{self.raw.at(name)}: {self.raw.place(row)} holds {strange[0]!r}.",
-                    f"A split is one of {join(SPLITS, len(SPLITS))} (or valid, val, dev).",
-                    f"Rename it, or leave out {option('split_column')} to have splits made.",
+                    f"{self.raw.at(name)}: {self.raw.place(row)} holds "
+                    f"{'nothing' if strange[0] is None else repr(strange[0])}{and_so}.",
+                    f"A split is one of {join(SPLITS, len(SPLITS))} (or valid, val, dev, eval, "
+                    "and longer names that begin so, such as test_ood); whether other rows are "
+                    "for training or for testing cannot be told.",
+                    f"Rename it; or ignore the column and have splits made of all rows: "
+                    f"{option('split_column', NO_SPLITS)}.",
                 )
         return None
 

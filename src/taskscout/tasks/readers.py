@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from taskscout.errors import DataError
 from taskscout.tasks.arrow import number_array, take, text_array
 from taskscout.tasks.checks import Settings, check
-from taskscout.tasks.columns import SPLIT_WORDS, Named, choose_columns
+from taskscout.tasks.columns import NO_SPLITS, Named, choose_columns
 from taskscout.tasks.raw import Odd, RawTable, class_list, count, join, option, quote
+from taskscout.tasks.split_names import meanings
 from taskscout.tasks.task import SPLITS, Kind, Task, TaskCard
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ def read_file(
     """Read a task from a CSV, TSV, JSON lines, JSON, Parquet or Arrow file.
 
     Columns that are not named are inferred (:func:`~taskscout.tasks.columns.choose_columns`);
-    the first of the task's notes says what was chosen. A column ``split`` whose values are train,
-    validation (valid, val, dev) or test is honoured; a file without one is split by
-    :meth:`Task.with_splits`.
+    the first of the task's notes says what was chosen. A column ``split`` is honoured, its values
+    read by :mod:`taskscout.tasks.split_names`, or refused where one is not understood; a file
+    without one is split by :meth:`Task.with_splits`.
 
     Parameters
     ----------
@@ -75,7 +76,8 @@ def read_file(
     name
         The task's name; the file's by default.
     split_column
-        The column that assigns rows to splits.
+        The column that assigns rows to splits; ``"none"`` ignores all splits that the data have,
+        and all rows are split anew.
     drop_unlabelled, drop_empty, drop_rare
         Leave out rows without a label, rows with an empty text, classes with fewer than two
         examples. Without these, such rows are an error.
@@ -115,8 +117,9 @@ def read_dataset(
 ) -> Task:
     """Wrap a ``datasets`` object or Arrow tables; class names and memory maps are kept.
 
-    Splits are kept (``valid``, ``val`` and ``dev`` become ``validation``) where one of them is
-    for training; a single split is split anew. A split in which no row has a label is left out.
+    Splits are kept where one of them is for training, under our names of splits
+    (:mod:`taskscout.tasks.split_names`: ``dev`` becomes ``validation``); a single split is split
+    anew. A split in which no row has a label is left out.
 
     Parameters
     ----------
@@ -250,19 +253,25 @@ def _task(raw: RawTable, options: _Options, card: TaskCard) -> Task:
             "Add examples, or give another file.",
         )
     columns = choose_columns(raw, options.named)
-    splits = _splits(raw, columns.split)
+    splits, about_splits = _splits(raw, columns.split, options.named)
     checked = check(
         raw, columns, splits, options.settings, kind_named=options.named.kind is not None
     )
     stays = {s: rows[checked.keep[rows]] for s, rows in splits.items()}
     stays = {s: rows for s, rows in stays.items() if len(rows)}
-    if len(stays) > 1 and "train" not in stays:
+    if len(splits) > 1 and "train" not in stays:
+        which = f"the splits {join(list(splits), len(splits))}"
         raise DataError(
-            f"{raw.origin} has the splits {join(list(stays), len(stays))}, none of them train.",
+            f"{raw.origin} has {which}, none of them train."
+            if "train" not in splits
+            else f"{raw.origin} has {which}, but no row of train that can be used.",
             "Which one to learn from cannot be told.",
-            "Name one of the splits train, or give one split only.",
+            "Name one of the splits train, give one split only, or have splits made of all rows: "
+            f"{option('split_column', NO_SPLITS)}.",
         )
-    notes = [columns.sentence(checked.about_labels), *raw.notes, *checked.notes]
+    notes = [columns.sentence(checked.about_labels), *raw.notes]
+    notes += [about_splits[s] for s in stays if s in about_splits]
+    notes += checked.notes
     if len(stays) > 1:
         tables = {s: take(checked.table, rows) for s, rows in stays.items()}
         task = Task(card.name, columns.kind, tables, checked.label_names, card, tuple(notes))
@@ -288,17 +297,36 @@ def _task(raw: RawTable, options: _Options, card: TaskCard) -> Task:
     return replace(made, notes=tuple(notes))
 
 
-def _splits(raw: RawTable, column: str | None) -> dict[str, NDArray[np.int64]]:
-    """Find row positions of each split, under our names of splits."""
+def _splits(
+    raw: RawTable, column: str | None, named: Named
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, str]]:
+    """Find row positions of each split, under our names of splits, and what to say of some."""
+    rows: dict[object, NDArray[np.int64]]
+    if named.ignores_splits(raw):
+        return {}, {}
     if column is None:
-        out: dict[str, NDArray[np.int64]] = {}
-        for split, rows in raw.splits.items():
-            ours = SPLIT_WORDS.get(split.lower(), split)
-            out[split if ours in out or ours in raw.splits else ours] = np.asarray(rows, np.int64)
-        return out
-    values = [SPLIT_WORDS[str(v).strip().lower()] for v in raw.table[column].to_pylist()]
-    at = np.array(values)
-    return {s: np.flatnonzero(at == s) for s in dict.fromkeys(values)}
+        rows = {s: np.asarray(r, np.int64) for s, r in raw.splits.items()}
+    else:
+        values = raw.table[column].to_pylist()
+        codes = {v: code for code, v in enumerate(dict.fromkeys(values))}
+        at = np.array([codes[v] for v in values])
+        rows = {v: np.flatnonzero(at == code) for v, code in codes.items()}
+    ours = meanings(rows)
+    out: dict[str, NDArray[np.int64]] = {}
+    for name, split in ours.items():
+        before = out.get(split, rows[name][:0])
+        out[split] = np.sort(np.concatenate([before, rows[name]]))
+    notes = {}
+    for split in out:
+        names = [n for n, s in ours.items() if s == split]
+        if split not in SPLITS:
+            notes[split] = f"rows of split {split!r} neither train nor test"
+        elif len(out) == 1 and split != "train":
+            notes[split] = f"all rows are of split {names[0]!r}, so splits are made of them"
+        elif any(str(n).strip().lower() != split for n in names):
+            which = join([repr(n) for n in names], len(names))
+            notes[split] = f"rows of split {which} are the {split} rows"
+    return out, notes
 
 
 # -- datasets objects ---------------------------------------------------------------
