@@ -34,8 +34,9 @@ from taskscout.methods.gains import Gains
 from taskscout.methods.method import get_method, method_names
 from taskscout.models.cache import NoCache
 from taskscout.models.tuning import Recipe, Tuning
+from taskscout.reports.studies import narrower_tables
 from taskscout.studies.comparison import Comparison, compare
-from taskscout.studies.comparison_rows import PRIOR, RANDOM
+from taskscout.studies.comparison_rows import ORACLE, PRIOR, RANDOM
 from taskscout.studies.predictions import Materials, Predicted, predict
 
 METRICS = (
@@ -73,9 +74,10 @@ VARIANTS = {
 
 
 def value(c: Comparison, method: str, metric: str) -> str:
-    """A metric of a method with its interval."""
+    """A metric of a method with its interval, and its targets where they are fewer than others'."""
     row = c.row(method, metric)
-    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
+    fewer = "" if method in c.methods else f" ({row.targets} targets)"
+    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]{fewer}"
 
 
 def percent(share: float) -> str:
@@ -83,15 +85,40 @@ def percent(share: float) -> str:
     return f"{round(share)}%"
 
 
-def table(c: Comparison, methods: list[str], metrics: list[str], by: dict[str, Predicted]) -> str:
-    """Quality with intervals, and cost."""
+def table(
+    c: Comparison, methods: Sequence[str], metrics: Sequence[str], by: dict[str, Predicted]
+) -> str:
+    """Quality with intervals, cost, and the number of targets."""
     rows = []
     for m in methods:
         p = by.get(m)
         seconds = "–" if p is None or math.isnan(p.seconds) else f"{p.seconds:.2f}"
         size = "–" if p is None or math.isnan(p.bytes_per_source) else f"{p.bytes_per_source:,.0f}"
-        rows.append((m, *(value(c, m, x) for x in metrics), seconds, size))
-    return markdown(("method", *metrics, "seconds a target", "bytes a source"), rows)
+        targets = c.row(m, metrics[0]).targets
+        rows.append((m, *(value(c, m, x) for x in metrics), seconds, size, targets))
+    return markdown(("method", *metrics, "seconds a target", "bytes a source", "targets"), rows)
+
+
+def tables(c: Comparison, metrics: Sequence[str], by: dict[str, Predicted]) -> str:
+    """The table of all targets, and one for each set of methods that serve fewer."""
+    parts = [table(c, c.methods, metrics, by)]
+    for narrower, methods in narrower_tables(c):
+        parts.append(
+            f"On {len(narrower.gains.targets)} targets, all that these methods serve, with the "
+            "controls and the best method of the table above on the same targets:"
+        )
+        parts.append(table(narrower, methods, metrics, by))
+    return "\n\n".join(parts)
+
+
+def reachable(c: Comparison) -> str:
+    """What choosing can bring: the honest oracle, where there are seeds to choose by."""
+    if ORACLE not in c.methods:
+        return ""
+    return (
+        "Choosing each target's source by all seeds but one gains "
+        f"{value(c, ORACLE, 'pick-gain')} points under the seed left out (the honest oracle). "
+    )
 
 
 def seconds_without_cache(gains: Gains, materials: Materials) -> dict[str, float]:
@@ -275,27 +302,28 @@ def main() -> None:
     seconds = seconds_without_cache(gains, materials)
     cells = int((~np.isnan(gains.points)).sum())
     seeds = len(gains.seed_names)
-    best = np.nanmax(gains.points, 0)
     hurt = float((gains.points[~np.isnan(gains.points)] < 0).mean())
     head = (
         f"{len(gains.sources)} sources on {len(gains.targets)} targets of 200 training examples, "
         f"{cells} pairs, {seeds} seed{'s' * (seeds > 1)}: a LoRA source of the built-in pool is "
-        "merged, then the target is tuned by LoRA. The best source gains "
-        f"{np.maximum(best, 0).mean():.1f} points on average, a random one "
-        f"{np.nanmean(gains.points):+.1f}; {hurt:.0%} of the transfers hurt. Regret is in percent "
-        "of the best score, `+none` counts training on the target alone among the candidates; "
-        "`pick-gain` is the gain of the first pick in points. 95% bootstrap intervals over targets "
-        "and seeds. Seconds are those of scoring; forward passes of source models "
+        f"merged, then the target is tuned by LoRA. {reachable(c)}A random source gains "
+        f"{c.row(RANDOM, 'pick-gain').value:+.1f}; {hurt:.0%} of the transfers hurt. Regret is in "
+        "percent of the best score, `+none` counts training on the target alone among the "
+        "candidates; `pick-gain` is the gain of the first pick in points. 95% bootstrap intervals over "
+        "targets and seeds. Seconds are those of scoring; forward passes of source models "
         f"({seconds['logme']:.0f} s a target) are kept in the cache and count only where a method "
         "is the first to ask for them, tuning not at all.\n\n"
     )
     shown = ["regret@1", "regret@3", "regret@5", "spearman", "pick-gain"]
-    text = head + table(c, list(c.methods), shown, by)
+    text = head + tables(c, shown, by)
     stored = {
         "settings": WHERE,
         "block": options.block,
         "cells": cells,
         "rows": [vars(r) for r in c.rows],
+        "narrower": [
+            {"targets": t.gains.targets, "rows": [vars(r) for r in t.rows]} for t in c.narrower
+        ],
         "pruning": {m: p.to_dict() for m, p in c.pruning.items()},
     }
     if options.block != BLOCK:

@@ -178,6 +178,22 @@ def test_methods_on_fewer_targets_have_a_table_of_their_own():
     assert {row[0] for row in narrow} >= {"some", "all", RANDOM}
     assert {row[-1] for row in narrow[1:] if row[0] != ORACLE} == {"6"}
     assert "On 6 targets" in "".join(parsed.text)
+    wide, narrow = markdown_table(both).split("\nOn 6 targets, all that these methods serve:\n\n")
+    wide, narrow = (
+        {cells[0].strip(): cells[-1].strip() for cells in _cells(part)} for part in (wide, narrow)
+    )
+    assert "some" not in wide
+    assert wide["all"] == wide[RANDOM] == "9"
+    assert narrow["some"] == narrow["all"] == narrow[RANDOM] == "6"
+    only = markdown_table(both, methods=["some"])
+    assert "| all " not in only
+    assert "| some " in only
+    assert "On 6 targets" not in markdown_table(both, methods=["all"])
+
+
+def _cells(table):
+    """Rows of a Markdown table below its head."""
+    return [line.strip("|").split("|") for line in table.splitlines()[2:] if line]
 
 
 def test_markdown(compared):

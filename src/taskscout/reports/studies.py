@@ -121,7 +121,10 @@ def _some(names: Sequence[str], most: int = 8) -> str:
 def markdown_table(
     comparison: Comparison, metrics: Sequence[str] = (), methods: Sequence[str] = ()
 ) -> str:
-    """One table for the docs: methods, best first, with quality, cost and consistency.
+    """Tables for the docs: methods, best first, with quality, cost and consistency.
+
+    Methods that serve fewer targets than the others have a table of their own below, under a line
+    that says on how many targets it compares.
 
     Parameters
     ----------
@@ -131,10 +134,34 @@ def markdown_table(
         Columns; empty for the first few.
     methods
         Rows; empty for all.
+
+    Returns
+    -------
+    Markdown, one table per set of targets.
     """
+    shown = [get_metric(m) for m in (metrics or comparison.metrics[:_COLUMNS])]
+    parts = [_markdown_of(comparison, shown, [m for m in comparison.methods if _is(m, methods)])]
+    listed = set(comparison.methods)
+    for table, rows in narrower_tables(comparison):
+        new = [m for m in rows if m not in listed and _is(m, methods)]
+        listed |= set(rows)
+        if new:
+            parts.append(
+                f"On {len(table.gains.targets)} targets, all that these methods serve:\n\n"
+                + _markdown_of(table, shown, [m for m in rows if m in new or not methods])
+            )
+    return "\n".join(parts)
+
+
+def _is(name: str, among: Sequence[str]) -> bool:
+    """Whether a row was asked for; without names, all are."""
+    return not among or name in among
+
+
+def _markdown_of(comparison: Comparison, shown: Sequence[Metric], methods: Sequence[str]) -> str:
+    """One Markdown table, on the targets of one comparison."""
     by = comparison.by
     digits = digits_of(by)
-    shown = [get_metric(m) for m in (metrics or comparison.metrics[:_COLUMNS])]
     against_controls = [comparison.against(RANDOM), comparison.against(PRIOR)]
     head = [
         "method",
@@ -149,7 +176,7 @@ def markdown_table(
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     costs = {p.method: p for p in comparison.predicted}
-    for name in methods or comparison.methods:
+    for name in methods:
         first = comparison.row(name, by.name)
         cells = [name]
         for metric in shown:
