@@ -34,7 +34,7 @@ def rank(pool: str, cache: str, *, published: bool) -> dict[str, Any]:
     """Rank against a pool on disk; ``published`` scores as the peer does, for n >= d."""
     from taskscout import Pool, Workbench
     from taskscout import rank as rank_sources
-    from taskscout.methods.transferability import SpaceMapLogME
+    from taskscout.methods.method import get_method
     from taskscout.models.cache import EmbeddingCache
 
     options = {"centring": "none", "unit_norm": False} if published else {}
@@ -42,7 +42,7 @@ def rank(pool: str, cache: str, *, published: bool) -> dict[str, Any]:
     bench = Workbench(_held["encoder"], cache=EmbeddingCache(Path(cache)))
     opened = Pool.open(pool)
     open_seconds = time.perf_counter() - wall
-    ranking = rank_sources(_held["task"], opened, SpaceMapLogME(**options), bench=bench)
+    ranking = rank_sources(_held["task"], opened, get_method("esm-logme", **options), bench=bench)
     return {
         "seconds": time.perf_counter() - wall,
         "processor": time.process_time() - processor,

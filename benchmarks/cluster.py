@@ -25,7 +25,7 @@ from taskscout import Pool, Workbench
 from taskscout.engines import Engine, Here, LocalProcesses, RayCluster
 from taskscout.methods import DEFAULT
 from taskscout.methods.method import get_method
-from taskscout.methods.transferability import TUNED
+from taskscout.methods.source_features import TUNED
 from taskscout.models.cache import NoCache
 from taskscout.pools.build import OVERLAP, describe_pool
 from taskscout.pools.pool import Source

@@ -25,9 +25,9 @@ from benchmarks._report import markdown, publish
 from benchmarks.study import value
 from taskscout import Encoder, Pool, Task, Workbench
 from taskscout.methods.expression import parse_method
+from taskscout.methods.feature_score import FeatureScore
 from taskscout.methods.method import Description
 from taskscout.methods.space_map import Moments, fit_maps
-from taskscout.methods.transferability import SpaceMapMethod
 from taskscout.studies.comparison import compare
 from taskscout.studies.comparison_rows import RANDOM
 from taskscout.studies.predictions import Materials, Predicted
@@ -112,8 +112,8 @@ def own_maps(source: str, bench: Workbench) -> Iterator[tuple[Kind, Description]
     for reads, name in METHODS.items():
         for rank in RANKS:
             method = parse_method(name)
-            assert isinstance(method, SpaceMapMethod)
-            method.rank = rank
+            assert isinstance(method, FeatureScore)
+            method.backend.rank = rank
             yield Kind(reads, OWN, rank), method.describe(catalogue().task(source), bench)
 
 
@@ -160,7 +160,7 @@ def hold(
         held.scores["logme"][i, at] = parse_method("logme").score(target, tuned, bench)
         for kind, by_source in maps.items():
             method = parse_method(METHODS[kind.reads])
-            assert isinstance(method, SpaceMapMethod)
+            assert isinstance(method, FeatureScore)
             chosen = [by_source[sources[j]] for j in at]
             found = method.score(target, chosen, bench)
             held.scores[kind][i, at] = found
@@ -168,7 +168,7 @@ def hold(
             held.agreement.setdefault(kind, []).append(float(agreement))
             r2 = []
             for description, wanted in zip(chosen, real, strict=True):
-                mapped = method.features(target, description, bench)
+                mapped = method.backend.features(target, description, bench)
                 assert mapped is not None
                 r2.append(explained(np.asarray(mapped), wanted))
             held.r2.setdefault(kind, []).append(float(np.mean(r2)))

@@ -30,8 +30,8 @@ from taskscout.files import write_atomically
 from taskscout.methods import DEFAULT
 from taskscout.methods.expression import parse_method
 from taskscout.methods.method import Cost, Description, Method, method_names
+from taskscout.methods.source_features import TUNED
 from taskscout.methods.topics import ATTACHED
-from taskscout.methods.transferability import TUNED
 from taskscout.models.cache import NoCache, default_folder
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuning import Recipe

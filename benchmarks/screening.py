@@ -17,8 +17,8 @@ from benchmarks._peers import load
 from benchmarks._report import markdown, publish
 from taskscout import Pool, Workbench
 from taskscout.methods.evidence import MapEvidence
+from taskscout.methods.feature_score import label_matrix
 from taskscout.methods.statistics import target_statistics
-from taskscout.methods.transferability import label_matrix
 
 TARGETS = (
     "rotten_tomatoes", "tweet_emotion", "rte", "sst5", "stsb", "tweet_hate", "cola", "mrpc",

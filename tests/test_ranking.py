@@ -21,8 +21,7 @@ import taskscout
 from taskscout.errors import MethodError, PoolError
 from taskscout.methods import DEFAULT
 from taskscout.methods.evidence import logme
-from taskscout.methods.method import BaseMethod, Description, method_names
-from taskscout.methods.transferability import SpaceMapLogME
+from taskscout.methods.method import BaseMethod, Description, get_method, method_names
 from taskscout.methods.two_stage import TwoStage
 from taskscout.models.cache import EmbeddingCache
 from taskscout.models.workbench import Workbench
@@ -329,7 +328,7 @@ def test_the_first_method_has_to_apply(small_pool: Pool, small_bench: Workbench)
     [
         ("esm-logmee", "esm-logme"),
         ([], "No method"),
-        ([SpaceMapLogME(), SpaceMapLogME(compat=True)], "more than once"),
+        ([get_method("esm-logme"), get_method("esm-logme", compat=True)], "more than once"),
     ],
 )
 def test_methods_that_are_refused(
@@ -345,7 +344,7 @@ def test_a_name_given_twice_is_one_column(small_pool: Pool, small_bench: Workben
 
 
 def test_a_method_with_options(small_pool: Pool, small_bench: Workbench, ranking: Ranking):
-    found = rank(TARGET, small_pool, SpaceMapLogME(compat=True), bench=small_bench)
+    found = rank(TARGET, small_pool, get_method("esm-logme", compat=True), bench=small_bench)
     assert found.source("reviews").score != ranking.source("reviews").score
 
 

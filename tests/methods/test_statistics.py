@@ -10,8 +10,9 @@ import pytest
 
 from taskscout.methods import statistics as module
 from taskscout.methods.evidence import label_columns
+from taskscout.methods.feature_score import label_matrix
+from taskscout.methods.method import get_method
 from taskscout.methods.statistics import TargetStatistics, target_statistics
-from taskscout.methods.transferability import SpaceMapLogME, label_matrix
 from taskscout.models.cache import EmbeddingCache
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
@@ -158,25 +159,8 @@ def test_ranking_from_statistics_alone_gives_the_same_scores(
 ):
     sources = small_pool.descriptions("space-map")
     first, second = (
-        SpaceMapLogME().score(TARGET, sources, cached(small_bench, tmp_path)) for _ in range(2)
+        get_method("esm-logme").score(TARGET, sources, cached(small_bench, tmp_path))
+        for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
     assert np.isfinite(first).all()
-
-
-def test_a_screened_ranking(small_pool: Pool, small_bench: Workbench):
-    """The short list has its exact scores, "none" is always on it, the rest have none."""
-    bench = fresh_bench(small_bench)
-    none = SpaceMapLogME().none(bench)
-    sources = [*small_pool.descriptions("space-map"), none]
-    exact = SpaceMapLogME().score(TARGET, sources, bench)
-    got = SpaceMapLogME(screen=8, shortlist=2).score(TARGET, sources, bench)
-    scored = np.isfinite(got)
-    assert scored.sum() in (2, 3)
-    assert scored[-1]
-    np.testing.assert_allclose(got[scored], exact[scored], rtol=1e-10)
-    # All of 32 components are all there is: the short list is the true one.
-    full = SpaceMapLogME(screen=32, shortlist=2).score(TARGET, sources, bench)
-    assert set(np.argsort(-exact)[:2]) <= set(np.flatnonzero(np.isfinite(full)))
-    untouched = SpaceMapLogME(screen=8, shortlist=10).score(TARGET, sources, bench)
-    np.testing.assert_allclose(untouched, exact, rtol=1e-10)

@@ -17,16 +17,11 @@ from scipy.special import softmax
 from taskscout.errors import DataError, MethodError
 from taskscout.methods import scores as s
 from taskscout.methods.evidence import logme
+from taskscout.methods.feature_score import FeatureScore, fixed_order, label_matrix
 from taskscout.methods.method import Description, Method, get_method
+from taskscout.methods.source_features import SourceModels, SpaceMaps, describe_tuned
 from taskscout.methods.space_map import SpaceMap
-from taskscout.methods.transferability import (
-    METHODS,
-    SourceModelMethod,
-    SpaceMapMethod,
-    describe_tuned,
-    fixed_order,
-    label_matrix,
-)
+from taskscout.methods.transferability import METHODS
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuning import Recipe
@@ -156,8 +151,8 @@ def test_every_score_exists_twice() -> None:
         method = factory()
         assert isinstance(method, Method)
         assert method.name == name
-        kind = SpaceMapMethod if "esm-" in name else SourceModelMethod
-        assert isinstance(method, kind)
+        assert isinstance(method, FeatureScore)
+        assert isinstance(method.backend, SpaceMaps if "esm-" in name else SourceModels)
         assert "labels" in method.needs
         assert ("tuned source" in method.needs) == (method.key == "tuned")
         assert method.cost == ("source models" if method.key == "tuned" else "embedding")
@@ -167,12 +162,15 @@ def test_every_score_exists_twice() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_explains_itself_in_half_a_page(name: str) -> None:
-    kind = type(get_method(name))
-    assert kind.__doc__ is not None
-    assert kind.__dict__.get("__doc__") is not None
-    text = inspect.getdoc(kind)
+    text = inspect.getdoc(get_method(name))
     assert text is not None
-    assert 10 <= len(text.splitlines()) <= 36
+    assert 10 <= len(text.splitlines()) <= 45
+    own = "*Source models*", "*Space maps*", "*Layered maps*"
+    assert [part in text for part in own] == [
+        "esm-" not in name,
+        name.startswith("esm-"),
+        name.startswith("layered-"),
+    ]
     for part in ("score =", "*Cost.*", "*Fails*", "*Reference.*"):
         assert part in text, part
 
@@ -324,7 +322,7 @@ def test_a_space_map_stands_for_the_source_model(made: Made, name: str, kind: st
 @pytest.mark.parametrize("name", ["esm-logme", "layered-esm-logme"])
 @pytest.mark.parametrize("validation", [True, False])
 def test_a_map_of_some_rows_is_of_the_model_of_all(
-    tiny: Encoder, name: str, validation: bool
+    tiny: Encoder, name: str, validation: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A map is fitted on a part of a source's texts, to the model tuned on all of them."""
     source = SENTIMENT
@@ -333,14 +331,17 @@ def test_a_map_of_some_rows_is_of_the_model_of_all(
     bench = Workbench(tiny, cache=NoCache(), recipe=RECIPE)
     model = bench.tuned(source)
     method = get_method(name)
-    assert isinstance(method, SpaceMapMethod)
-    method.examples, method.rank = 40, 32
+    assert isinstance(method, FeatureScore)
+    maps = method.backend
+    assert isinstance(maps, SpaceMaps)
+    monkeypatch.setattr(maps, "examples", 40)
+    monkeypatch.setattr(maps, "rank", 32)
     found = method.describe(source, bench)
     assert bench.tunings == 1
     arrays = found.arrays
     space_map = SpaceMap(found.header["scale"], arrays["inner"], arrays["outer"], arrays["offset"])
     rows = source.sample(40)
-    mapped = space_map(bench.embeddings(rows, middle=method.middle))
+    mapped = space_map(bench.embeddings(rows, middle=maps.middle))
     wanted = tiny.encode(*rows.inputs("train"), model=model.model.body).astype(np.float64)
     other = bench.tuned_embeddings(rows).astype(np.float64)  # of a model of these rows alone
     assert bench.tunings == 2

@@ -106,7 +106,9 @@ def test_a_map_stands_for_the_tuned_model(small_pool: Pool, small_bench: Workben
     base = small_bench.embeddings(task, "test").astype(np.float64)
     method = get_method(name)
     test = replace(task, tables={"train": task.tables["test"]})
-    mapped = method.features(test, small_pool.description("reviews", method.key), small_bench)
+    mapped = method.backend.features(
+        test, small_pool.description("reviews", method.key), small_bench
+    )
     assert mapped.shape == base.shape
     wanted = small_bench.tuned_embeddings(task, "test").astype(np.float64)
     assert ((mapped - wanted) ** 2).sum() < 0.7 * ((base - wanted) ** 2).sum()

@@ -35,7 +35,7 @@ def methods(
             "paper": m.paper,
             "kinds": list(m.kinds),
             "reads": m.key,
-            **({"explanation": inspect.getdoc(type(m))} if name else {}),
+            **({"explanation": inspect.getdoc(m)} if name else {}),
         }
         for m in listed
     ]
@@ -44,7 +44,7 @@ def methods(
         return
     if name:
         console.print(f"[bold]{listed[0].name}[/bold]")
-        console.print(inspect.getdoc(type(listed[0])) or "", markup=False)
+        console.print(inspect.getdoc(listed[0]) or "", markup=False)
         for key in ("aliases", "needs", "cost", "paper", "kinds", "reads"):
             value = rows[0][key]
             text = ", ".join(value) if isinstance(value, list) else str(value)

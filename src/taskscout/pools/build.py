@@ -19,8 +19,8 @@ from taskscout.methods.descriptions import TERMS
 from taskscout.methods.divergence import TopicDivergence
 from taskscout.methods.joint import leaves, split
 from taskscout.methods.method import CARD, Description, get_method
+from taskscout.methods.source_features import TUNED, describe_tuned
 from taskscout.methods.topics import ATTACHED, TopicModel
-from taskscout.methods.transferability import TUNED, describe_tuned
 from taskscout.models.encoder import Encoder, encoder_of
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool, Source

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from taskscout.errors import DataError, PoolError, TaskscoutError, TransferError
 from taskscout.methods import DEFAULT
-from taskscout.methods.transferability import TUNED
+from taskscout.methods.source_features import TUNED
 from taskscout.models.encoder import Encoder
 from taskscout.pools.build import tuned_model
 from taskscout.pools.pool import Pool
