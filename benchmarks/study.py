@@ -309,8 +309,8 @@ def main() -> None:
         f"merged, then the target is tuned by LoRA. {reachable(c)}A random source gains "
         f"{c.row(RANDOM, 'pick-gain').value:+.1f}; {hurt:.0%} of the transfers hurt. Regret is in "
         "percent of the best score, `+none` counts training on the target alone among the "
-        "candidates; `pick-gain` is the gain of the first pick in points. 95% bootstrap intervals over "
-        "targets and seeds. Seconds are those of scoring; forward passes of source models "
+        "candidates; `pick-gain` is the gain of the first pick in points. 95% bootstrap intervals "
+        "over targets and seeds. Seconds are those of scoring; forward passes of source models "
         f"({seconds['logme']:.0f} s a target) are kept in the cache and count only where a method "
         "is the first to ask for them, tuning not at all.\n\n"
     )
