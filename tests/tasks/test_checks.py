@@ -48,6 +48,14 @@ def column(task: Task, name: str) -> list[Any]:
         ([10, 9, 1], ("1", "9", "10")),
         ([True, False, True], ("false", "true")),
         (["TRUE", "False", "true"], ("false", "true")),
+        (["TRUE", "FALSE", "TRUE"], ("FALSE", "TRUE")),
+        (["True", "False", "False"], ("False", "True")),
+        (["3.1", "3.10", "4.0"], ("3.1", "3.10", "4.0")),
+        (["3.2", "3.10", "4.0"], ("3.10", "3.2", "4.0")),
+        (["4E2", "7E1", "400"], ("400", "4E2", "7E1")),
+        (["+1", "1", "0"], ("+1", "0", "1")),
+        (["5", "5.0", "5.00"], ("5", "5.0", "5.00")),
+        (["040", "400", "410"], ("040", "400", "410")),
         (["007", "08", "9"], ("007", "08", "9")),
         ([" a", "a ", "b"], ("a", "b")),
         ([0, 7, 3], ("0", "3", "7")),
@@ -100,6 +108,91 @@ def test_one_class_is_refused(refused: Refused) -> None:
     assert "column `label`: all 12 rows have the label 'good'" in error.found
     assert "one class only" in error.why
     assert "--label" in error.remedy
+
+
+def test_one_code_among_many_plain_ones_keeps_all_of_them_words() -> None:
+    rows = [{"text": f"text {i}", "label": f"{i % 10}1"} for i in range(60)]
+    assert "01" in read(rows).label_names  # six codes of 60 begin with a zero
+    rows = [{"text": f"text {i}", "label": f"{i % 4 + 1}.{i % 4}"} for i in range(60)]
+    assert read(rows).kind == "regression"
+    rows[7]["label"] = rows[11]["label"] = "4.30"
+    task = read(rows)
+    assert task.label_names == ("1.0", "2.1", "3.2", "4.3", "4.30")
+    assert said(task, "are read as words", "--task-kind regression")
+    assert read(rows, kind="regression").kind == "regression"
+
+
+def test_classes_that_the_user_wants_of_numbers_keep_their_spelling() -> None:
+    rows = [{"text": f"text {i}", "stars": ("1.0", "1.5", "2,5")[i % 3]} for i in range(30)]
+    assert read(rows, kind="classification").label_names == ("1.0", "1.5", "2,5")
+
+
+@pytest.mark.parametrize(
+    ("written", "low", "high"),
+    [
+        (["0,25", "1,5", "3"], 0.25, 3),
+        (["0,125", "4,500", "2,250"], 0.125, 4.5),
+        (["1.250,5", "-7,25", "0,0"], -7.25, 1250.5),
+        (["5%", "100 %", "20%"], 5, 100),
+        (["2,5%", "10%", "0%"], 0, 10),
+        (["1,250,000", "3,500", "900"], 900, 1_250_000),
+        (["1,250.5", "3,500.0", "900"], 900, 3500),
+    ],
+)
+def test_numbers_as_people_write_them(written: list[str], low: float, high: float) -> None:
+    task = read([{"text": f"text {i}", "score": written[i % 3]} for i in range(30)])
+    assert task.kind == "regression"
+    assert (min(column(task, "label")), max(column(task, "label"))) == (low, high)
+    assert said(task, "`score`", "decimal commas") or said(task, "`score`", "commas are read") \
+        or said(task, "`score`", "percent signs are left out")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (["1,000", "2,500", "3,125"], "the comma of '1,000' may separate thousands or decimals"),
+        (["0,5", "1.5", "2,5"], "'0,5' has a decimal comma, '1.5' a decimal point"),
+        (["5%", "20", "30%"], "some have a percent sign and some have none"),
+    ],
+)
+def test_numbers_that_read_in_two_ways_are_refused(
+    refused: Refused, written: list[str], why: str
+) -> None:
+    rows = [{"text": f"text {i}", "score": written[i % 3]} for i in range(30)]
+    for options in ({}, {"kind": "regression"}):
+        error = refused(lambda options=options: read(rows, **options))
+        assert why in error.found
+        assert "column `score`" in error.found
+        assert "drop" not in error.remedy
+    assert read(rows, kind="classification").label_names == tuple(sorted(written))
+
+
+@pytest.mark.parametrize("sign", ["-", "--", "?", "\u2014"])
+def test_a_sign_for_no_label_among_words_is_asked_about(refused: Refused, sign: str) -> None:
+    rows = with_row(3, label=sign)
+    rows[8]["label"] = sign
+    error = refused(lambda: read(rows))
+    assert "no label in 2 rows of 12 (rows 4 and 9)" in error.found
+    assert f"{sign!r} marks no label" in error.why
+    assert "--drop-unlabelled" in error.remedy
+    assert "--task-kind classification" in error.remedy
+    task = read(rows, drop_unlabelled=True)
+    assert task.label_names == ("bad", "good")
+    assert said(task, "2 rows without a label left out")
+    assert read(rows, kind="classification").label_names == tuple(sorted(("bad", "good", sign)))
+
+
+@pytest.mark.parametrize("labels", [("-", "+", "0"), ("-", "spam", "spam"), ("-", "+", "+")])
+def test_a_minus_beside_a_plus_or_one_word_is_a_class(labels: tuple[str, ...]) -> None:
+    rows = [{"text": f"text {i}", "label": labels[i % 3]} for i in range(30)]
+    assert "-" in read(rows).label_names
+
+
+def test_a_split_of_signs_for_no_label_is_left_out() -> None:
+    train, test = reviews(20), [{"text": f"later {i}", "label": "-"} for i in range(5)]
+    task = read_dataset({"train": pa.Table.from_pylist(train), "test": pa.Table.from_pylist(test)})
+    assert len(task) == 20
+    assert said(task, "split 'test' left out", "'-' throughout marks no label")
 
 
 @pytest.mark.parametrize("label", [None, "", "  ", "NaN"])

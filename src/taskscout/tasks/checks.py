@@ -27,6 +27,7 @@ from taskscout.tasks.arrow import (
 from taskscout.tasks.columns import Columns
 from taskscout.tasks.labels import (
     Labels,
+    Purpose,
     as_float64,
     distinct,
     is_list,
@@ -36,7 +37,7 @@ from taskscout.tasks.labels import (
     read_labels,
 )
 from taskscout.tasks.raw import RawTable, class_list, count, join, option, quote
-from taskscout.tasks.task import Kind
+from taskscout.tasks.task import SEQUENCE_KINDS, Kind
 
 _TEXT = pa.large_string()
 _SCHEMAS: dict[Kind, dict[str, pa.DataType]] = {
@@ -182,7 +183,7 @@ class _Check:
     kind_named: bool
     names: tuple[str, ...] = ()
     about: str = ""
-    minus_one: bool = False
+    no_label: tuple[str, str] | None = None
     hidden_by: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -249,7 +250,7 @@ class _Check:
                 "Correct these rows, or name other columns with --text and --label.",
             )
         owners = np.repeat(np.arange(len(self.raw)), n_tags)
-        labels = distinct(pc.list_flatten(tags))
+        labels = distinct(pc.list_flatten(tags), "classes")
         gaps = np.zeros(len(self.raw), dtype=bool)
         gaps[owners[labels.missing]] = True
         gaps[np.repeat(np.arange(len(self.raw)), n_tokens)[is_null(pc.list_flatten(tokens))]] = True
@@ -424,7 +425,8 @@ class _Check:
     def _labels(self) -> Labels:
         """Read the label column; mixed types are refused unless the user wants classes."""
         name = self.columns["label"]
-        classes = self.columns.kind == "classification"
+        kind = self.columns.kind
+        classes = kind == "classification"
         as_words = classes and self.kind_named
         if not as_words:
             self._refuse_mixed(
@@ -436,7 +438,21 @@ class _Check:
                     else "."
                 ),
             )
-        labels = read_labels(self.raw, name)
+        purposes: dict[Kind, Purpose] = {"classification": "classes", "regression": "numbers"}
+        labels = read_labels(self.raw, name, purposes.get(kind))
+        if labels.unclear and not as_words and kind in SEQUENCE_KINDS:
+            raise DataError(
+                f"{self.raw.at(name)} holds numbers that read in two ways: {labels.unclear}.",
+                "A number is read with a decimal point or a decimal comma throughout.",
+                "Write all of them with a decimal point, without separators of thousands and with "
+                "a percent sign on all or none; or read all as words: "
+                f"{option('kind', 'classification')}.",
+            )
+        if labels.remark and not as_words:
+            self.notes.append(
+                f"{quote(name)}: {labels.remark}"
+                + (f"; as numbers: {option('kind', 'regression')}" if classes else "")
+            )
         if labels.odd is not None and not as_words and classes:
             raise DataError(
                 f"{self.raw.at(name)}: {self.raw.place(labels.odd)} holds "
@@ -450,7 +466,15 @@ class _Check:
         if numbers and -1 in labels.values and self._hides(labels, declared):
             labels = labels.without(-1)
             self.hidden_by = " (-1 throughout marks hidden labels)"
-            self.minus_one = self.columns.kind == "classification" and not declared
+            if classes and not declared:
+                meaning = "Among labels that count from 0, -1 marks a hidden label, as on the hub"
+                self.no_label = "-1", meaning
+        sign = labels.stands_for_no_label() if classes and not as_words else None
+        if sign is not None and sign not in self.raw.label_names.get(name, ()):
+            labels = labels.without(sign)
+            self.hidden_by = f" ({sign!r} throughout marks no label)"
+            meaning = f"Among words, {sign!r} marks no label, as where annotators disagree"
+            self.no_label = repr(sign), meaning
         return labels
 
     def _hides(self, labels: Labels, declared: bool) -> bool:
@@ -510,9 +534,10 @@ class _Check:
                 )
         why = "An example without a label can be neither learnt from nor scored."
         remedy = f"Fill them in, or leave these rows out with {option('drop_unlabelled')}."
-        if self.minus_one:
-            why += " Among labels that count from 0, -1 marks a hidden label, as on the hub."
-            remedy += f" If -1 is a class, say so: {option('kind', 'classification')}."
+        if self.no_label:
+            sign, meaning = self.no_label
+            why += f" {meaning}."
+            remedy += f" If {sign} is a class, say so: {option('kind', 'classification')}."
         self._leave_out(
             missing,
             drop=self.settings.drop_unlabelled,
@@ -669,7 +694,7 @@ class _Check:
         return ["" if b < 0 else str(t) for t, b in zip(cells, begins, strict=True)], begins
 
     def _whole_numbers(self, name: str) -> list[int | None]:
-        labels = read_labels(self.raw, name)
+        labels = read_labels(self.raw, name, "numbers")
         values = [None if c < 0 else labels.values[c] for c in labels.codes]
         for row, value in enumerate(values):
             if value is not None and (isinstance(value, str) or not float(value).is_integer()):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,16 +14,16 @@ from numpy.typing import NDArray
 from taskscout.errors import DataError
 from taskscout.tasks.arrow import integers, is_null, list_lengths
 from taskscout.tasks.raw import RawTable, count, option
+from taskscout.tasks.written_numbers import are_codes, is_like_a_number, is_number, read_numbers
 
 Style = Literal["text", "boolean", "integer", "float"]
+#: What labels are read for: classes, whose spelling counts, or numbers; None to find out which.
+Purpose = Literal["classes", "numbers"] | None
 
-# A code with a leading zero (007) is a word.
-_INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)")
-_FLOAT = re.compile(
-    r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE
-)
 #: Words that stand for "no value" among numbers; among words they may well be classes.
 _NOT_A_NUMBER = {"na", "n/a", "nan", "null", "none", "-", "?"}
+#: Signs that stand for "no label" among words, as SNLI's "-" where its annotators disagree.
+_NO_LABEL = {"-", "--", "---", "\u2013", "\u2014", "?", "#n/a", "<na>"}
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,18 @@ class Labels:
         For each row the position of its value in ``values``; -1 where the label is missing.
     odd
         The first row that holds a word where nine rows in ten hold numbers.
+    remark
+        How texts were read as numbers, or why not, where that is no matter of course.
+    unclear
+        Why numbers cannot be read although they are numbers; then ``style`` is text.
     """
 
     style: Style
     values: list[Any]
     codes: NDArray[np.int64]
     odd: int | None = None
+    remark: str = ""
+    unclear: str = ""
 
     @property
     def missing(self) -> NDArray[np.bool_]:
@@ -62,7 +67,16 @@ class Labels:
         """Count one value as missing."""
         at = self.values.index(value)
         codes = np.where(self.codes == at, -1, self.codes - (self.codes > at))
-        return Labels(self.style, [v for v in self.values if v != value], codes, self.odd)
+        return replace(self, values=[v for v in self.values if v != value], codes=codes)
+
+    def stands_for_no_label(self) -> str | None:
+        """Find a sign such as "-" among words: a gap, not a class, where two classes are left."""
+        for sign in self.values if self.style == "text" else ():
+            others = [v for v in self.values if v != sign]
+            spoken = all(any(c.isalnum() for c in v) for v in others)
+            if sign.lower() in _NO_LABEL and len(others) > 1 and spoken:
+                return str(sign)
+        return None
 
     def as_text(self) -> Labels:
         """Read the values as words."""
@@ -106,7 +120,7 @@ def name_of(value: Any) -> str:
     return str(value)
 
 
-def read_labels(raw: RawTable, name: str) -> Labels:
+def read_labels(raw: RawTable, name: str, purpose: Purpose = None) -> Labels:
     """Find the distinct labels of a column, nested lists of one element unpacked.
 
     Empty text, ``nan`` and nulls are missing labels.
@@ -138,11 +152,16 @@ def read_labels(raw: RawTable, name: str) -> Labels:
             "A label is a word or a number.",
             f"Name another column with {option('label')}.",
         )
-    return distinct(column)
+    return distinct(column, purpose)
 
 
-def distinct(column: Any) -> Labels:
-    """Find the distinct values of an Arrow column of words, booleans or numbers."""
+def distinct(column: Any, purpose: Purpose = None) -> Labels:
+    """Find the distinct values of an Arrow column of words, booleans or numbers.
+
+    Texts that read as numbers throughout become numbers, unless they are written as codes are
+    (:func:`~taskscout.tasks.written_numbers.are_codes`) and are few enough to be classes. Read for
+    classes, different texts stay different, and as they are spelt.
+    """
     types = pa.types
     if types.is_floating(column.type) or types.is_decimal(column.type):
         column = as_float64(column)
@@ -159,32 +178,60 @@ def distinct(column: Any) -> Labels:
         return Labels("integer", found, codes)
     if types.is_floating(column.type):
         return _merged("float", [None if math.isnan(v) else v for v in found], codes)
-    return _parsed(found, codes)
+    return _parsed(found, codes, purpose)
 
 
-def _parsed(found: list[str], codes: NDArray[np.int64]) -> Labels:
+def _parsed(found: list[str], codes: NDArray[np.int64], purpose: Purpose) -> Labels:
     """Read distinct texts as the narrowest style that all of them share."""
     present = [t for t in found if t and t.lower() != "nan"]
-    numeric = [bool(_FLOAT.fullmatch(t)) for t in present]
-    words = {t.lower() for t, is_number in zip(present, numeric, strict=True) if not is_number}
-    if any(numeric) and words <= _NOT_A_NUMBER:
-        present = [t for t, is_number in zip(present, numeric, strict=True) if is_number]
-        read = int if all(_INTEGER.fullmatch(t) for t in present) else float
-        kept = set(present)
-        style: Style = "integer" if read is int else "float"
-        return _merged(style, [read(t) if t in kept else None for t in found], codes)
-    if present and {t.lower() for t in present} <= {"true", "false"}:
-        kept = set(present)
-        values = [t.lower() == "true" if t in kept else None for t in found]
-        return _merged("boolean", values, codes)
-    kept = set(present)
-    labels = _merged("text", [t if t in kept else None for t in found], codes)
-    is_number = np.array([bool(_FLOAT.fullmatch(t)) for t in labels.values], dtype=bool)
-    numbers = is_number[labels.codes[~labels.missing]]
-    odd = None
-    if len(numbers) and 0.9 <= numbers.mean() < 1:
-        odd = int(np.flatnonzero(~labels.missing)[np.flatnonzero(~numbers)[0]])
-    return Labels("text", labels.values, labels.codes, odd)
+    digits = [t for t in present if t.lower() not in _NOT_A_NUMBER]
+    numbers = read_numbers(digits) if digits else None
+
+    def words(texts: list[str]) -> Labels:
+        stay = set(texts)
+        return _merged("text", [t if t in stay else None for t in found], codes)
+
+    if numbers is None:
+        lower = {t.lower() for t in present}
+        if len(lower) < len(present) and lower <= {"true", "false"}:  # true and TRUE: one class
+            truth = [t.lower() == "true" if t.lower() in lower else None for t in found]
+            return _merged("boolean", truth, codes)
+        text = words(present)
+        return replace(text, odd=_odd(text))
+    if numbers.unclear:
+        return replace(words(present), unclear=numbers.unclear)
+    exact = all(map(_is_exact, digits))
+    like_codes = not numbers.remark and are_codes(digits) and _are_few(words(digits))
+    if not exact and (purpose == "classes" or (purpose is None and like_codes)):
+        written = ", ".join(sorted(digits)[:4])
+        remark = f"{written}{', ...' if len(digits) > 4 else ''} are read as words"
+        return replace(words(digits), remark=remark)
+    # What has a percent sign or a comma is a quantity, so no class id.
+    whole = not numbers.remark and all(isinstance(v, int) for v in numbers.values)
+    value = dict(zip(digits, numbers.values if whole else map(float, numbers.values), strict=True))
+    read = _merged("integer" if whole else "float", [value.get(t) for t in found], codes)
+    return replace(read, remark=numbers.remark)
+
+
+def _is_exact(text: str) -> bool:
+    """Whether a text is just what its whole number is written as."""
+    return text.removeprefix("-").isdecimal() and text.isascii() and str(int(text)) == text
+
+
+def _are_few(labels: Labels) -> bool:
+    n, d = labels.rows, len(labels.values)
+    return d < n and (d <= 10 or d <= min(50, n // 2))
+
+
+def _odd(labels: Labels) -> int | None:
+    """Find the first row that is no number where nine in ten are; codes such as 010 are not odd."""
+    plain = np.array([is_number(t) for t in labels.values], dtype=bool)
+    numbers = plain[labels.codes[~labels.missing]]
+    if not len(numbers) or not 0.9 <= numbers.mean() < 1:
+        return None
+    if _are_few(labels) and all(map(is_like_a_number, labels.values)):
+        return None
+    return int(np.flatnonzero(~labels.missing)[np.flatnonzero(~numbers)[0]])
 
 
 def _merged(style: Style, read: list[Any], codes: NDArray[np.int64]) -> Labels:
