@@ -31,13 +31,15 @@ def run(
     ] = None,
     engine: options.Engine = "local",
     processes: options.Processes = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Of each process.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each process.")] = 1,
     address: options.Address = None,
-    gpus: Annotated[float, typer.Option(min=0, help="That one cell takes, on Ray.")] = 0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that one cell takes on Ray.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how much there is to do, and stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
+    ] = False,
 ) -> None:
     """Run what is missing of a grid.
 
@@ -189,7 +191,9 @@ def merge(
     files: Annotated[
         list[Path], typer.Argument(help="Grids, or exported Parquet files, of several machines.")
     ],
-    out: Annotated[Path, typer.Option(help="The grid to put them into; made if not there.")],
+    out: Annotated[
+        Path, typer.Option(help="Grid to put them into; it is made if it is not there.")
+    ],
 ) -> None:
     """Join grids; the same cell with different scores is an error."""
     from taskscout.studies.store import GridStore, read_results
@@ -207,7 +211,9 @@ def show(
         list[str] | None,
         typer.Option(help="Only cells with this value: tuning=lora. Repeatable."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
+    ] = False,
 ) -> None:
     """Draw a heat map of gains over no source, in points, mean over seeds."""
     from taskscout.reports.terminal import gains_table

@@ -14,10 +14,11 @@ Label = Annotated[str | None, typer.Option(help="Column of the label.", rich_hel
 SplitColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column that assigns rows to splits; none: split anew.", rich_help_panel=READ
+        help="Column that assigns rows to splits; 'none' makes the splits anew.",
+        rich_help_panel=READ,
     ),
 ]
-Encoding = Annotated[str, typer.Option(help="Of a text file.", rich_help_panel=READ)]
+Encoding = Annotated[str, typer.Option(help="Encoding of a text file.", rich_help_panel=READ)]
 DropUnlabelled = Annotated[
     bool,
     typer.Option("--drop-unlabelled", help="Leave out rows without a label.", rich_help_panel=READ),
@@ -40,20 +41,37 @@ Encoder = Annotated[
     ),
 ]
 Pooling = Annotated[
-    str, typer.Option(help="mean, cls, pooler or last_token.", rich_help_panel=MODEL)
+    str,
+    typer.Option(
+        help="How tokens become one vector: mean, cls, pooler or last_token.", rich_help_panel=MODEL
+    ),
 ]
-Layers = Annotated[str, typer.Option(help="last or mean.", rich_help_panel=MODEL)]
+Layers = Annotated[
+    str,
+    typer.Option(help="The last layer, or the mean of all: last or mean.", rich_help_panel=MODEL),
+]
 MaxLength = Annotated[
     int, typer.Option(min=8, help="Longest text in tokens.", rich_help_panel=MODEL)
 ]
-Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32.", rich_help_panel=MODEL)]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Precision of the encoder: auto (bf16 if the hardware has it), bf16 or fp32.",
+        rich_help_panel=MODEL,
+    ),
+]
 NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Neither read nor keep embeddings.", rich_help_panel=MODEL),
 ]
 
 Engine = Annotated[
-    str, typer.Option(help="here (this process), local (processes side by side) or ray.")
+    str,
+    typer.Option(
+        help="Where the work runs: here (this process), local (processes side by side) or ray."
+    ),
 ]
-Processes = Annotated[int, typer.Option(min=0, help="Of engine local; 0: one for each processor.")]
-Address = Annotated[str | None, typer.Option(help="Of a Ray cluster.")]
+Processes = Annotated[
+    int, typer.Option(min=0, help="Processes of the engine local; 0 for one per processor.")
+]
+Address = Annotated[str | None, typer.Option(help="Address of a Ray cluster, HOST:PORT.")]

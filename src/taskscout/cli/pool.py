@@ -43,7 +43,7 @@ def list_sources(folder: _PoolOption = "builtin", as_json: _Json = False) -> Non
 
 @pool.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A source.")],
+    name: Annotated[str, typer.Argument(help="Name of a source.")],
     folder: _PoolOption = "builtin",
     as_json: _Json = False,
 ) -> None:
@@ -63,17 +63,21 @@ def show(
 def add(
     file: Annotated[Path, typer.Argument(help="A labelled dataset.")],
     folder: _OwnPool,
-    name: Annotated[str | None, typer.Option(help="Of the source; the file's by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the source; the file's by default.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
     pair: Annotated[str | None, typer.Option(help="Column of the second text.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     task_kind: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the data.")] = "",
-    domain: Annotated[str, typer.Option(help="What the texts are.")] = "",
+    domain: Annotated[str, typer.Option(help="What the texts are, such as news or reviews.")] = "",
     encoder: Annotated[
         str | None, typer.Option(help="Folder or hub id; the pool's by default.")
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="The pool's by default.")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="How tokens become one vector; the pool's way by default.")
+    ] = None,
     examples: Annotated[
         int | None, typer.Option(min=10, help="Training examples; the recipe's by default.")
     ] = None,
@@ -130,7 +134,7 @@ def add(
 
 @pool.command()
 def remove(
-    name: Annotated[str, typer.Argument(help="A source.")],
+    name: Annotated[str, typer.Argument(help="Name of a source.")],
     folder: _OwnPool,
 ) -> None:
     """Remove a source from a pool of yours."""
@@ -167,9 +171,21 @@ def build(
     processes: Annotated[int, typer.Option(min=1, help="Sources tuned at a time.")] = 1,
     encoder: Annotated[str | None, typer.Option(help="Folder or hub id.")] = None,
     pooling: Annotated[str, typer.Option(help="mean, cls, pooler or last_token.")] = "mean",
-    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank.")] = None,
-    examples: Annotated[int | None, typer.Option(min=10, help="Per source.")] = None,
-    tokens: Annotated[int | None, typer.Option(min=100, help="Per source and epoch.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of LoRA; the recipe's by default.")
+    ] = None,
+    examples: Annotated[
+        int | None,
+        typer.Option(
+            min=10, help="Training examples per source, at most; the recipe's by default."
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=100, help="Tokens per source and epoch, at most; the recipe's by default."
+        ),
+    ] = None,
 ) -> None:
     """Build a pool from a catalogue of labelled datasets, source by source.
 
@@ -198,7 +214,9 @@ def build(
 
 @pool.command()
 def describe(
-    method: Annotated[str, typer.Option(help="One or several, separated by commas.")],
+    method: Annotated[
+        str, typer.Option(help="Methods that shall be able to read the pool, separated by commas.")
+    ],
     folder: _PoolOption = "builtin",
     out: Annotated[
         Path | None, typer.Option(help="Where to write the pool; the pool itself by default.")
@@ -209,7 +227,10 @@ def describe(
     only: Annotated[list[str] | None, typer.Option(help="Describe only these sources.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Sources described at a time.")] = 1,
     engine: Annotated[
-        str, typer.Option(help="local (processes of this machine) or ray (a cluster).")
+        str,
+        typer.Option(
+            help="Where the work runs: local (processes of this machine) or ray (a cluster)."
+        ),
     ] = "local",
     address: options.Address = None,
 ) -> None:

@@ -45,20 +45,20 @@ def rank(
     split_column: SplitColumn = None,
     encoding: Encoding = "utf-8",
     max_characters: Annotated[
-        int, typer.Option(help="Longer texts are cut.", rich_help_panel=READ)
+        int, typer.Option(help="Longest text; longer ones are cut.", rich_help_panel=READ)
     ] = 100_000,
     drop_unlabelled: DropUnlabelled = False,
     drop_empty: DropEmpty = False,
     drop_rare: DropRare = False,
     examples: Annotated[
-        int, typer.Option(min=2, help="Use at most this many rows.", rich_help_panel=READ)
+        int, typer.Option(min=2, help="Rows of yours that are used, at most.", rich_help_panel=READ)
     ] = 1000,
     pool: Annotated[str, typer.Option(help="A pool folder.", rich_help_panel=_CHOICE)] = "builtin",
     method: Annotated[
         str,
         typer.Option(
-            help="One or several, separated by commas; the first one orders. 'all': every one up "
-            "to those that run each source's model. See: taskscout methods",
+            help="One method or several, separated by commas; the first orders. 'all': every one "
+            "up to those that run each source's model. See: taskscout methods",
             rich_help_panel=_CHOICE,
         ),
     ] = DEFAULT,
@@ -121,7 +121,7 @@ def rank(
     max_length: MaxLength = 128,
     precision: Precision = "auto",
     no_cache: NoCache = False,
-    top: Annotated[int, typer.Option(min=1, help="Sources shown.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many sources are shown.")] = 10,
     costs: Annotated[
         bool, typer.Option("--costs", help="Also show what each method cost.")
     ] = False,

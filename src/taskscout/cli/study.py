@@ -60,7 +60,8 @@ def run(
         typer.Option(help="What it calls the source of target-only runs.", rich_help_panel=_GRID),
     ] = "none",
     unit: Annotated[
-        str, typer.Option(help="Of scores: auto, fraction or percent.", rich_help_panel=_GRID)
+        str,
+        typer.Option(help="Unit of the scores: auto, fraction or percent.", rich_help_panel=_GRID),
     ] = "auto",
     exclude_overlap: Annotated[
         float | None,
@@ -134,14 +135,16 @@ def run(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(help="The metric that methods are listed and compared pair by pair by."),
+        typer.Option(help="Metric that orders and compares the methods; the first by default."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the tables, the HTML report and the Markdown table."),
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the report.")] = "Methods against real transfer",
-    seed: Annotated[int, typer.Option(help="Of resampling.")] = 0,
+    title: Annotated[
+        str, typer.Option(help="Title of the report.")
+    ] = "Methods against real transfer",
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
     ] = False,
@@ -254,7 +257,9 @@ def variance(
         str, typer.Option(help="Unit of the scores: auto, fraction or percent.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
+    ] = False,
 ) -> None:
     """Split the variance of gains: strong sources, or sources that match a target."""
     from taskscout.errors import StudyError
@@ -282,7 +287,9 @@ def variance(
 
 @study.command()
 def metrics(
-    as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
+    ] = False,
 ) -> None:
     """List the metrics."""
     from rich.table import Table
@@ -308,14 +315,19 @@ def metrics(
 @study.command()
 def taskweb(
     folder: Annotated[
-        Path, typer.Argument(help="Holds taskweb_grid.parquet and taskweb_predictions.csv.")
+        Path,
+        typer.Argument(help="Folder that holds taskweb_grid.parquet and taskweb_predictions.csv."),
     ],
-    setting: Annotated[str, typer.Option(help="Model and tuning.")] = "t5l_finetune",
+    setting: Annotated[
+        str, typer.Option(help="Model and tuning whose transfers are read.")
+    ] = "t5l_finetune",
     predictions: Annotated[
         list[Path] | None,
         typer.Option(help="More methods: a table of method, target, source, score."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Nothing but JSON on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
+    ] = False,
 ) -> None:
     """Lay out TaskWeb's published table: NDCG / Regret@5 by category of target."""
     from rich.table import Table

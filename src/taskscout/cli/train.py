@@ -52,7 +52,10 @@ def train(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="That ranks. See: taskscout methods", rich_help_panel=_SOURCES)
+        str,
+        typer.Option(
+            help="Method that ranks the sources. See: taskscout methods", rich_help_panel=_SOURCES
+        ),
     ] = DEFAULT,
     pool: Annotated[str, typer.Option(help="A pool folder.", rich_help_panel=_SOURCES)] = "builtin",
     catalogue: Annotated[
@@ -80,33 +83,48 @@ def train(
     ] = False,
     strategy: Annotated[
         str,
-        typer.Option(help="none, sequential, multitask or zero_shot.", rich_help_panel=_HOW),
+        typer.Option(
+            help="How sources are used: none, sequential, multitask or zero_shot.",
+            rich_help_panel=_HOW,
+        ),
     ] = "sequential",
     tuning: Annotated[
         str,
-        typer.Option(help="full, lora, prompt, p-tuning-v2, bitfit or head.", rich_help_panel=_HOW),
+        typer.Option(
+            help="What is trained: full, lora, prompt, p-tuning-v2, bitfit or head.",
+            rich_help_panel=_HOW,
+        ),
     ] = "lora",
     source_tuning: Annotated[
         str | None,
         typer.Option(
-            help="Of sources tuned afresh; as the target by default.", rich_help_panel=_HOW
+            help="Tuning of sources tuned afresh; the target's by default.", rich_help_panel=_HOW
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Runs with and runs without sources.", rich_help_panel=_HOW)
+        int,
+        typer.Option(
+            min=1,
+            help="Seeds, each with one run with sources and one without.",
+            rich_help_panel=_HOW,
+        ),
     ] = 3,
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Of each run: 2000 (examples) or 10m (minutes of training).", rich_help_panel=_HOW
+            help="What each run may spend: 2000 (examples) or 10m (minutes of training).",
+            rich_help_panel=_HOW,
         ),
     ] = None,
     epochs: Annotated[
-        int, typer.Option(min=0, help="0: the tuning's own.", rich_help_panel=_HOW)
+        int, typer.Option(min=0, help="Epochs; 0 for the tuning's own.", rich_help_panel=_HOW)
     ] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples.", rich_help_panel=_HOW)] = 32,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Examples in a batch.", rich_help_panel=_HOW)
+    ] = 32,
     learning_rate: Annotated[
-        float, typer.Option(min=0, help="0: the tuning's own.", rich_help_panel=_HOW)
+        float,
+        typer.Option(min=0, help="Learning rate; 0 for the tuning's own.", rich_help_panel=_HOW),
     ] = 0.0,
     early_stopping: Annotated[
         int,
@@ -122,11 +140,15 @@ def train(
     ] = "none",
     metric: Annotated[
         str,
-        typer.Option(help="That counts; the kind's usual one by default.", rich_help_panel=_HOW),
+        typer.Option(
+            help="Metric that decides; the usual one of the kind by default.", rich_help_panel=_HOW
+        ),
     ] = "",
     source_examples: Annotated[
         int,
-        typer.Option(min=1, help="Of each source tuned afresh, at most.", rich_help_panel=_HOW),
+        typer.Option(
+            min=1, help="Examples of each source tuned afresh, at most.", rich_help_panel=_HOW
+        ),
     ] = 10_000,
     temperature: Annotated[
         float,
@@ -176,7 +198,7 @@ def train(
     max_length: MaxLength = 128,
     precision: Precision = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder where it exists.")
+        bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print result.json and nothing else on stdout.")

@@ -23,7 +23,7 @@ _Catalogue = Annotated[
 ]
 _Out = Annotated[
     Path,
-    typer.Option(help="Folder for rows, tables and results; one that is there is gone on with."),
+    typer.Option(help="Folder for rows, tables and results; a study that is there is continued."),
 ]
 _Encoder = Annotated[
     str | None, typer.Option(help="Folder or hub id; the embedded MiniLM-L6 by default.")
@@ -34,7 +34,9 @@ _Json = Annotated[bool, typer.Option("--json", help="Print results.json and noth
 
 
 def multitask(
-    targets: Annotated[str, typer.Option(help="Targets, separated by commas: no source is one.")],
+    targets: Annotated[
+        str, typer.Option(help="Targets, separated by commas; a target is never a source.")
+    ],
     out: _Out,
     sources: Annotated[
         str,
@@ -47,17 +49,25 @@ def multitask(
         list[str] | None,
         typer.Option(help=f"That chooses related subsets; may be repeated. {DEFAULT} by default."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Sources of a related or random subset.")] = 5,
-    draws: Annotated[int, typer.Option(min=0, help="Random subsets.")] = 3,
-    seeds: Annotated[int, typer.Option(min=1, help="Of each target's tuning.")] = 3,
-    examples: Annotated[int, typer.Option(min=1, help="Of each source, at most.")] = 1500,
-    target_examples: Annotated[int, typer.Option(min=1, help="Of each target, at most.")] = 200,
+    top: Annotated[
+        int, typer.Option(min=1, help="How many sources a related or random subset has.")
+    ] = 5,
+    draws: Annotated[int, typer.Option(min=0, help="How many random subsets are drawn.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each target's tuning.")] = 3,
+    examples: Annotated[int, typer.Option(min=1, help="Examples of each source, at most.")] = 1500,
+    target_examples: Annotated[
+        int, typer.Option(min=1, help="Examples of each target, at most.")
+    ] = 200,
     test_examples: Annotated[int, typer.Option(min=1, help="Test rows, at most.")] = 1000,
     temperature: Annotated[
         float, typer.Option(help="T of the mixing by size^(1/T); the paper's is 1.")
     ] = 1.0,
-    tuning: Annotated[str, typer.Option(help="full, lora, bitfit, …, of both steps.")] = "lora",
-    epochs: Annotated[int, typer.Option(min=0, help="Of both steps; 0: the tuning's own.")] = 0,
+    tuning: Annotated[
+        str, typer.Option(help="What both steps train: full, lora, bitfit, …")
+    ] = "lora",
+    epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs of both steps; 0 for the tuning's own.")
+    ] = 0,
     pool: Annotated[str, typer.Option(help="A pool folder, for the methods.")] = "builtin",
     engine: options.Engine = "local",
     processes: options.Processes = 0,
@@ -124,11 +134,11 @@ def zero_shot(
         list[str] | None,
         typer.Option(help="Divergences that prune; may be repeated. Every divergence by default."),
     ] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Of each domain, at most.")] = 1000,
+    examples: Annotated[int, typer.Option(min=1, help="Examples of each domain, at most.")] = 1000,
     test_examples: Annotated[int, typer.Option(min=1, help="Test rows, at most.")] = 500,
-    tuning: Annotated[str, typer.Option(help="full, lora, bitfit, …")] = "lora",
-    epochs: Annotated[int, typer.Option(min=0, help="0: the tuning's own.")] = 0,
-    steps: Annotated[int, typer.Option(min=2, help="Thresholds.")] = 20,
+    tuning: Annotated[str, typer.Option(help="What is trained: full, lora, bitfit, …")] = "lora",
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs; 0 for the tuning's own.")] = 0,
+    steps: Annotated[int, typer.Option(min=2, help="How many thresholds are tried.")] = 20,
     engine: options.Engine = "local",
     processes: options.Processes = 0,
     address: options.Address = None,
