@@ -27,7 +27,7 @@ from taskscout.studies.predictions import Materials, predict
 
 FIRST = "200 examples, LoRA"
 #: As grids name it.
-SLOWER = "dropout=0.0, learning_rate=3e-05"
+SLOWER = "dropout=0.0, learning_rate=3e-05, draws=shared"
 #: What is changed against 200 examples by LoRA, and how it is called.
 OTHERS = {
     "1,000 examples, LoRA": {"size": "1000"},
