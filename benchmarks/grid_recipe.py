@@ -14,13 +14,13 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from taskscout.pools.sources import origin_of
 
 from benchmarks._data import catalogue
 from benchmarks._grids import STUDIES
 from benchmarks._report import RESULTS, markdown, publish
 from taskscout.models.objectives import predict
 from taskscout.models.tuning import Recipe, tune
-from taskscout.pools.sources import origin_of
 from taskscout.studies.grid import NONE, Plan, _encoder
 from taskscout.studies.study_file import read_study
 
@@ -81,8 +81,8 @@ def main() -> None:
         "grid_recipe",
         "When does a target of 200 examples stop improving?",
         markdown(("batch", "steps", "rate", *names, "mean", "processor s"), table)
-        + "\n\nScore in points on validation rows that no grid reads, one seed. The first recipe is "
-        "that of the first grid, the wide grid takes batches of 8 and 200 steps at 1e-3.",
+        + "\n\nScore in points on validation rows that no grid reads, one seed. The first recipe "
+        "is that of the first grid, the wide grid takes batches of 8 and 200 steps at 1e-3.",
         {"runs": runs},
     )
 

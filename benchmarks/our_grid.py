@@ -36,9 +36,9 @@ def seeds_apart(cells: pd.DataFrame) -> str:
         f"{worst.iloc[0]:.1f} ({worst.index[0]}) to {worst.iloc[-1]:.1f} ({worst.index[-1]}) by "
         f"target. Now and then a run fails: {below.to_numpy().sum()} of {runs.count().sum():,} lie "
         f"{FAILED} points or more below the median of their pair, so that some seed of "
-        f"{below.any(axis=1).mean():.0%} of the pairs shows a loss that the others do not. Nearly all "
-        "of these have seed 0, which is the sources' own: a target's head was then drawn as its "
-        "source's had been, and began with large outputs along what the source had learnt. Since "
+        f"{below.any(axis=1).mean():.0%} of the pairs shows a loss that the others do not. Nearly "
+        "all of these have seed 0, which is the sources' own: a target's head was then drawn as "
+        "its source's had been, and began with large outputs along what the source had learnt. Since "
         "2026-11-28 it is drawn otherwise; runs before that have `draws=shared` in their recipe."
     )
 

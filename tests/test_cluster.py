@@ -91,7 +91,7 @@ def test_a_grid_survives_the_death_of_a_worker_and_of_a_node(cluster, plan_of, t
 
 def test_a_pool_is_described_by_the_cluster(cluster, small_pool, small_bench, tmp_path):
     """As in this process, though no worker can read the pool: jobs carry what they need of it."""
-    names = "terms-cosine", "embeddings-cosine"
+    names = "terms-cosine", "embeddings-euclidean"
     found = {}
     for where, engine in (("here", Here()), ("cluster", RayCluster(cluster.address))):
         pool = small_pool.unpack(tmp_path / where)

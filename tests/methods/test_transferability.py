@@ -105,7 +105,7 @@ def merged_by_hand(encoder: Encoder, description: Description) -> Any:
 PLAIN: dict[str, Callable[[Array, NDArray[Any]], float]] = {
     "h-score": s.h_score,
     "nleep": s.nleep,
-    "transrate": lambda f, y: s.transrate(f, y, unit_norm=True),
+    "transrate": lambda f, y: s.transrate(f, y),
     "gbc": s.gbc,
     "parc": s.parc,
     "knn": s.knn,

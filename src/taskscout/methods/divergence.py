@@ -237,6 +237,8 @@ class _Entry:
     remark: str
     measure: Callable[[Array, Array], Array]
     reference: str
+    #: A measure that gives the same order, whose name finds this one.
+    same_order: str = ""
 
 
 _OVER_TERMS = """Cost: the target's texts are tokenized and counted, no forward pass; a source is
@@ -305,30 +307,26 @@ _ENTRIES = (
         "Renyi 1961; order 0.99 for domains: Van Asch and Daelemans 2010",
     ),
     _Entry(
-        "bhattacharyya",
-        "Bhattacharyya distance",
-        "D = -log sum sqrt(p q)",
-        "Symmetric. It orders sources as ``hellinger`` does, with larger steps at the far end.",
-        measures.bhattacharyya,
-        "Bhattacharyya 1943",
-    ),
-    _Entry(
         "hellinger",
         "Hellinger distance",
         "D = sqrt(1 - sum sqrt(p q))",
         "Symmetric, between 0 and 1. Rare terms count for more than in ``total-variation`` and "
-        "for less than in ``kl``.",
+        "for less than in ``kl``. The Bhattacharyya distance, -log sum sqrt(p q), gives the same "
+        "order and is another name of this method.",
         measures.hellinger,
-        "Hellinger 1909",
+        "Hellinger 1909; as a distance of its own Bhattacharyya 1943",
+        "bhattacharyya",
     ),
     _Entry(
         "total-variation",
         "total variation",
         "D = sum |p - q| / 2",
         "Symmetric, between 0 and 1: the share of one text that would have to be replaced. "
-        "Frequent terms decide it.",
+        "Frequent terms decide it. The Manhattan distance is twice this, gives the same order and "
+        "is another name of this method.",
         measures.total_variation,
         "Kashyap et al. 2021",
+        "manhattan",
     ),
     _Entry(
         "cosine",
@@ -345,15 +343,6 @@ _ENTRIES = (
         "Symmetric. The few most frequent terms decide it almost alone, and a peaked "
         "distribution is far from everything.",
         measures.euclidean,
-        "Kashyap et al. 2021",
-    ),
-    _Entry(
-        "manhattan",
-        "Manhattan distance",
-        "D = sum |p - q|",
-        "Twice ``total-variation``, so it gives the same order; kept because it is reported "
-        "under this name.",
-        measures.manhattan,
         "Kashyap et al. 2021",
     ),
 )
@@ -441,6 +430,7 @@ def _class(entry: _Entry, prefix: str) -> type[TermDivergence]:
         {
             "name": name,
             "paper": _PAPER,
+            "aliases": (f"{prefix}-{entry.same_order}",) if entry.same_order else (),
             "measure": staticmethod(entry.measure),
             "__doc__": _text(entry, prefix, what, rest, _parameters(base, alpha)),
             "__module__": __name__,
@@ -553,34 +543,6 @@ class _Means(MomentDivergence):
         raise NotImplementedError
 
 
-class EmbeddingsCosine(_Means):
-    """Cosine distance between mean embeddings.
-
-        D = 1 - m1·m2 / (|m1| |m2|), score = -D
-
-    m1 and m2 are the means of the unit embeddings of at most 3,000 training texts of the target
-    and the source.
-
-    Cost: one forward pass over the target's texts, shared with every other method that reads
-    its embeddings; a source is compared in microseconds. A source keeps its moments, 26 KB at
-    384 dimensions.
-
-    It sees what texts are about on average. It fails where two domains have one centre and
-    different spread, and between related sources, whose means lie close. It gives the order of
-    ``sentence-embedding``, which is the same quantity with the sign turned.
-
-    Reference: Kashyap et al. 2021 (arXiv 2010.12198) survey divergences over embeddings;
-    Pugantsov and McCreadie 2023 (arXiv 2302.05735) choose source tasks for targets without
-    labels by divergences.
-    """
-
-    name = "embeddings-cosine"
-
-    def divergence(self, mean: Array, means: Array) -> Array:
-        """Cosine distance."""
-        return measures.cosine(mean, means)
-
-
 class EmbeddingsEuclidean(_Means):
     """Euclidean distance between mean embeddings.
 
@@ -593,7 +555,7 @@ class EmbeddingsEuclidean(_Means):
     its embeddings; a source is compared in microseconds. A source keeps its moments, 26 KB at
     384 dimensions.
 
-    Beside what ``embeddings-cosine`` sees, the length of a mean matters: it is short for a
+    Beside what ``sentence-embedding`` sees, the length of a mean matters: it is short for a
     broad domain, so broad sources lie nearer to everything. It fails where two domains have one
     centre and different spread.
 
@@ -1052,7 +1014,6 @@ class EmbeddingsADistance(SampleDivergence):
 METHODS: dict[str, Factory] = {
     **{f"terms-{e.suffix}": _class(e, "terms") for e in _ENTRIES},
     **{f"topics-{e.suffix}": _class(e, "topics") for e in _ENTRIES},
-    "embeddings-cosine": EmbeddingsCosine,
     "embeddings-euclidean": EmbeddingsEuclidean,
     "embeddings-wasserstein": EmbeddingsWasserstein,
     "embeddings-sliced-wasserstein": EmbeddingsSlicedWasserstein,

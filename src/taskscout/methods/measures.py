@@ -68,12 +68,6 @@ def renyi(p: Array, q: Array, alpha: float = 0.99) -> Array:
         return np.asarray(np.log(total) / (alpha - 1.0))
 
 
-def bhattacharyya(p: Array, q: Array) -> Array:
-    """-log sum sqrt(p q); infinite where p and q share nothing."""
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.maximum(-np.log(np.sqrt(p * q).sum(-1)), 0.0))
-
-
 def hellinger(p: Array, q: Array) -> Array:
     """sqrt(1 - sum sqrt(p q)), between 0 and 1."""
     # The same, without the loss of digits where p and q are close.
@@ -95,14 +89,6 @@ def cosine(p: Array, q: Array) -> Array:
 def euclidean(p: Array, q: Array) -> Array:
     """Euclidean distance, sqrt sum (p - q)²."""
     return np.asarray(np.linalg.norm(q - p, axis=-1))
-
-
-def manhattan(p: Array, q: Array) -> Array:
-    """Manhattan distance, sum |p - q|."""
-    return np.asarray(np.abs(p - q).sum(-1))
-
-
-# -- moments of embeddings --------------------------------------------------------------------
 
 
 def central_moments(x: Array, order: int = 5) -> Array:

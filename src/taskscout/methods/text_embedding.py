@@ -170,7 +170,7 @@ class SentenceEmbedding(BaseMethod):
     """
 
     name = "sentence-embedding"
-    aliases = ("SEmb",)
+    aliases = ("SEmb", "embeddings-cosine")
     key = MOMENTS
     cost: Cost = "embedding"
     paper = "Poth et al. 2021"

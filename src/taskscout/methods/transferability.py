@@ -201,18 +201,20 @@ class TransRate(FeatureScore):
 
         score = R(F) - (1/C) sum_c R(F_c),   R(F) = 1/2 ln det(I + F'F / (n eps))
 
-    over the target's features F under the source's model, centred once over all rows. R is the
-    rate at which n vectors can be coded with distortion eps: the volume they fill. The
-    difference estimates how much of that volume the classes explain, the mutual information of
-    features and labels: high where every class fills little and all together fill much.
+    over the target's features F under the source's model, centred once over all rows, as in the
+    published listing. R is the rate at which n vectors can be coded with distortion eps: the volume
+    they fill. The difference is meant as the mutual information of features and labels.
 
-    *Options.* ``eps``; ``unit_norm`` (default): features are scaled to a mean square norm of 1,
-    without which a source that blows up its features scores high; ``False`` is the published
-    listing. ``bins``: regression labels are cut into so many classes of equal counts.
+    *Options.* ``eps``; ``unit_norm``: scale features to a mean square norm of 1, which the paper
+    does not, and without which a source that blows up its features scores high. ``bins``:
+    regression labels are cut into so many classes of equal counts.
 
     *Cost.* Some 20 ms per source at 384 dimensions.
 
-    *Fails* with few rows: R(F_c) of a class with fewer rows than dimensions grows with its rows,
+    *Fails* for two classes of equal size: as features are centred over all rows and not within a
+    class, moving the two means apart adds the same direction to all features and to those of each
+    class, and cancels. The score then sees how the classes spread and not how far apart they lie.
+    With few rows, too: R(F_c) of a class with fewer rows than dimensions grows with its rows,
     not with its spread, and then features that fill many dimensions win, those of the untouched
     encoder first. Rare classes count as much as frequent ones, and the order of sources can
     change with eps.
@@ -228,7 +230,7 @@ class TransRate(FeatureScore):
     )
 
     def __init__(
-        self, backend: Backend, *, eps: float = 1e-4, unit_norm: bool = True, bins: int = 10
+        self, backend: Backend, *, eps: float = 1e-4, unit_norm: bool = False, bins: int = 10
     ) -> None:
         super().__init__(backend)
         at_least(self, 1e-12, eps=eps)
