@@ -754,13 +754,13 @@ def test_methods_explains_one(run: Run):
 
 
 def test_methods_by_a_papers_name(run: Run):
-    (line,) = (n for n in run("methods").out.splitlines() if n.startswith("nearest-example "))
+    (line,) = (n for n in run("methods").out.splitlines() if n.startswith("retrieval-of-experts "))
     assert line.split()[1] == "RoE"
     code, out, _ = run("methods", "roe")
     assert code == 0
-    assert out.splitlines()[0] == "nearest-example"
+    assert out.splitlines()[0] == "retrieval-of-experts"
     assert "aliases RoE" in out
-    assert "nearest-example (RoE)" in mistake(run("methods", "ro"))
+    assert "retrieval-of-experts (RoE)" in mistake(run("methods", "ro"))
 
 
 def test_cache(run: Run, cache: Path, target: Path, ours: list[str]):

@@ -50,6 +50,7 @@ class FakeEncoder:
 
     model_id, is_default, batch_size = "fake", False, 32
     resolved_precision, weights_fingerprint = "fp32", "fake-weights"
+    longest = 64
 
     def __init__(self) -> None:
         self.pooling, self.layers, self.max_length = "mean", "last", 16

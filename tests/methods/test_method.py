@@ -13,7 +13,7 @@ PAPERS = {
     "Fisher": "task-embedding",
     "TextEmb": "text-embedding",
     "SEmb": "sentence-embedding",
-    "RoE": "nearest-example",
+    "RoE": "retrieval-of-experts",
     "TuPaTE": "tupate-prompt",
     "TuPaTE-prompt": "tupate-prompt",
     "TuPaTE-P-tuning-v2": "prefix",
@@ -43,7 +43,7 @@ def test_names_in_any_case_with_spaces_or_hyphens():
 
 
 def test_aliases_stand_where_methods_are_written():
-    assert parse_method("rrf(RoE:2, TextEmb)").name == "rrf(nearest-example:2,text-embedding)"
+    assert parse_method("rrf(RoE:2, TextEmb)").name == "rrf(retrieval-of-experts:2,text-embedding)"
     assert parse_method("Jaccard>P-tuning v2").name == "vocabulary>prefix"
     assert options_of("MAX") == options_of("max")
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.spatial.distance import cosine
 
 from taskscout.errors import MethodError, ModelError
-from taskscout.methods.descriptions import by_text, sample_of, unit_rows
+from taskscout.methods.descriptions import by_text, sample_of, unit_rows, with_choices
 from taskscout.methods.method import Description, Method
 from taskscout.methods.text_embedding import METHODS
 from taskscout.models.cache import NoCache
 from taskscout.models.workbench import Workbench
+from taskscout.tasks import Task
 from tests.tiny import tiny_encoder
 
 from .conftest import FakeEncoder, make_task, permuted
@@ -60,7 +63,8 @@ def test_forward_passes_are_shared_and_counted(bench, sources):
         method.score(target, described, bench)
         method.score(target, described, bench)
     texts = sum(len(t) for t in (target, *sources))
-    assert bench.embedded == 3 * texts  # mean, pooler, layers
+    shown = sum(min(len(s), 100) for s in sources) + min(len(target), 32)
+    assert bench.embedded == 3 * texts + shown  # mean, pooler, layers; texts with choices
 
 
 def test_sentence_embedding(bench, sources):
@@ -98,6 +102,56 @@ def test_nearest_example(bench, name):
     few = METHODS[name](target_examples=3, source_examples=5)
     exact = (x[:3] @ stored[:5].T).max(1 if name == "nearest-example" else 0).mean()
     assert few.score(target, described, bench)[0] == pytest.approx(exact)
+
+
+def test_retrieval_of_experts_reads_choices(bench):
+    target, source = make_task("target", n=90), make_task("source", seed=1, n=150)
+    method = METHODS["retrieval-of-experts"]()
+    encoder = FakeEncoder()
+    encoder.max_length = encoder.longest  # the released code reads 512 tokens; this one has 64
+
+    def drawn(task, n):
+        texts, _ = task.inputs("train")
+        rows = by_text(texts, None)[:n]
+        return unit_rows(encoder.encode([f"no, yes</s>{texts[i]}" for i in rows]))
+
+    x, y = drawn(target, 32), drawn(source, 100)
+    slow = np.mean([max(float(a @ b) for b in y) for a in x])
+    described = method.describe(source, bench)
+    assert described.key == "sample-with-choices"
+    assert described.header["encoder"] == encoder.fingerprint
+    assert method.score(target, [described], bench)[0] == pytest.approx(slow, abs=0.005)
+    # A sample without choices is another description, and gets no score.
+    plain = METHODS["nearest-example"]()
+    assert np.isnan(method.score(target, [plain.describe(source, bench)], bench)).all()
+
+
+def test_only_retrieval_of_experts_tells_tasks_over_the_same_texts_apart(bench):
+    target = make_task("target", n=32)
+    same = replace(target, name="same")
+    other = replace(target, name="other", label_names=("rising", "falling"))
+    assert [len(t.tables["train"]) for t in (same, other)] == [32, 32]
+
+    def scores(name):
+        method = METHODS[name]()
+        return method.score(target, [method.describe(s, bench) for s in (same, other)], bench)
+
+    np.testing.assert_allclose(scores("nearest-example"), 1, atol=0.001)
+    apart = scores("retrieval-of-experts")
+    assert apart[0] == pytest.approx(1, abs=0.001)
+    assert apart[1] < 0.95
+
+
+def test_what_stands_before_the_input():
+    rows = {"text": ["a b"], "text_pair": ["c"], "choices": [["one", "two"]], "label": [1]}
+    choice = Task("m", "multiple_choice", {"train": pa.table(rows)})
+    assert with_choices(choice, "train") == ["one, two</s>a b\nc"]
+    number = Task("r", "regression", {"train": pa.table({"text": ["a"], "label": [0.5]})})
+    assert with_choices(number, "train") == ["a"]
+    asked = pa.table(
+        {"question": ["q"], "context": ["c"], "answer_text": ["a"], "answer_start": [0]}
+    )
+    assert with_choices(Task("s", "span_qa", {"train": asked}), "train") == ["q\nc"]
 
 
 def test_samples_are_drawn_by_text(bench):

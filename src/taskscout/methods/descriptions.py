@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 T = TypeVar("T")
 
 #: Keys of the descriptions made here.
-TERMS, SAMPLE = "terms", "sample"
+TERMS, SAMPLE, EXPERTS = "terms", "sample", "sample-with-choices"
 
 #: Training rows whose words are counted, at most.
 TEXTS = 10_000
@@ -31,6 +31,8 @@ TEXTS = 10_000
 EXAMPLES = 3_000
 #: Rows of a sample of embeddings, at most.
 SAMPLE_ROWS = 100
+#: Tokens, at most, of a text with its choices: what the released code of TaskWeb reads.
+EXPERT_TOKENS = 512
 
 # Counts are kept divided by this, so that half precision holds up to four million.
 _COUNT_UNIT = 64.0
@@ -155,24 +157,97 @@ def describe_sample(task: Task, bench: Workbench, rows: int = SAMPLE_ROWS) -> De
     Arrays ``rows`` (m × d, int8) and ``scale`` (m, float32). Rounding moves a cosine of two
     embeddings of 384 dimensions by about 0.0005.
     """
+    return once(
+        bench,
+        task,
+        (SAMPLE, rows),
+        lambda: _rounded(SAMPLE, task, unit_sample(task, bench, rows), bench),
+    )
 
-    def make() -> Description:
-        x = unit_sample(task, bench, rows)
-        scale = np.maximum(np.abs(x).max(1), 1e-30) / 127.0
-        header = {"encoder": bench.encoder.fingerprint, "rows": len(x)}
-        arrays = {
-            "rows": np.rint(x / scale[:, None]).astype(np.int8),
-            "scale": scale.astype(np.float32),
-        }
-        return Description(SAMPLE, task.name, header, arrays)
 
-    return once(bench, task, (SAMPLE, rows), make)
+def _rounded(key: str, task: Task, x: Array, bench: Workbench) -> Description:
+    """Keep unit rows, eight bits per number, with the encoder that made them."""
+    scale = np.maximum(np.abs(x).max(1), 1e-30) / 127.0
+    arrays = {
+        "rows": np.rint(x / scale[:, None]).astype(np.int8),
+        "scale": scale.astype(np.float32),
+    }
+    header = {"encoder": bench.encoder.fingerprint, "rows": len(x)}
+    return Description(key, task.name, header, arrays)
 
 
 def sample_of(description: Description) -> Array:
     """Unpack the sample of :func:`describe_sample`: unit rows, m × d."""
     arrays = description.arrays
     return unit_rows(arrays["rows"] * arrays["scale"].astype(np.float64)[:, None])
+
+
+# -- a sample of embeddings of texts with their answer choices ---------------------------------
+
+
+def with_choices(task: Task, split: str) -> list[str]:
+    """Write every example of a split as ``choices</s>input``, as retrieval of experts reads it.
+
+    Choices are the example's own where the kind is multiple choice, and else the names of the
+    classes; they are joined by commas. Kinds without choices have the input alone. A second text
+    stands in the line after the first. What is right among the choices is not said.
+
+    Parameters
+    ----------
+    task
+        Of any kind.
+    split
+        One of its splits.
+    """
+    if task.kind == "multiple_choice":
+        choices = [", ".join(c) for c in task.column(split, "choices")]
+        table = task.tables[split]
+        texts, pairs = task.column(split, "text"), None
+        if "text_pair" in table.column_names:
+            pairs = [p or "" for p in task.column(split, "text_pair")]
+    else:
+        texts, pairs = task.inputs(split)
+        choices = [", ".join(task.label_names)] * len(texts)
+    if pairs is not None:
+        texts = [f"{text}\n{pair}" for text, pair in zip(texts, pairs, strict=True)]
+    return [f"{c}</s>{text}" if c else text for c, text in zip(choices, texts, strict=True)]
+
+
+def expert_sample(task: Task, bench: Workbench, rows: int = SAMPLE_ROWS) -> tuple[Array, Workbench]:
+    """Draw the rows that :func:`unit_sample` draws; their unit embeddings with choices, m × d.
+
+    Returns
+    -------
+    The embeddings, and the workbench whose encoder made them: that of ``bench``, reading up to
+    512 tokens, or as many as the model has positions for.
+    """
+    longest = bench.encoder.longest
+    tokens = EXPERT_TOKENS if longest is None else min(EXPERT_TOKENS, longest)
+    reader = read_otherwise(bench, max_length=tokens)
+
+    def make() -> Array:
+        chosen = task.sample(EXAMPLES)
+        order = by_text(*chosen.inputs("train"))[:rows]
+        texts = with_choices(chosen, "train")
+        before = reader.embedded
+        x = reader.embed([texts[i] for i in order.tolist()], what=f"embedding {task.name}")
+        if reader is not bench:
+            bench.embedded += reader.embedded - before
+        return unit_rows(x)
+
+    x: Array = once(bench, task, (EXPERTS, "unit rows", rows), make)
+    return x, reader
+
+
+def describe_experts(task: Task, bench: Workbench, rows: int = SAMPLE_ROWS) -> Description:
+    """Keep a sample of a task's unit embeddings of ``choices</s>input``, eight bits per number.
+
+    Returns
+    -------
+    Arrays as those of :func:`describe_sample`.
+    """
+    x, reader = expert_sample(task, bench, rows)
+    return once(bench, task, (EXPERTS, rows), lambda: _rounded(EXPERTS, task, x, reader))
 
 
 # -- the same encoder, pooled otherwise -------------------------------------------------------
@@ -184,19 +259,28 @@ def pooled_otherwise(bench: Workbench, pooling: Pooling, layers: Layers = "last"
     It shares the cache, and the model where it is loaded already; it is made once per
     workbench, and is the workbench itself where the pooling is the same.
     """
+    return read_otherwise(bench, pooling=pooling, layers=layers)
+
+
+def read_otherwise(bench: Workbench, **settings: Pooling | Layers | int) -> Workbench:
+    """Get a workbench whose encoder is the same model with other settings.
+
+    As :func:`pooled_otherwise`; a setting is ``pooling``, ``layers`` or ``max_length``.
+    """
     encoder = bench.encoder
-    if (encoder.pooling, encoder.layers) == (pooling, layers):
+    if {**encoder.settings, **settings} == encoder.settings:
         return bench
 
     def make() -> Workbench:
         other = copy.copy(encoder)
-        other.pooling, other.layers = pooling, layers
+        for name, value in settings.items():
+            setattr(other, name, value)
         made = Workbench(other, cache=bench.cache)
         # What it spends is spent by the bench, and what it recalls is recalled by the bench.
         made.seconds, made._recalled = bench.seconds, bench._recalled
         return made
 
-    out: Workbench = bench.once(("pooled otherwise", pooling, layers), make)
+    out: Workbench = bench.once(("read otherwise", *sorted(settings.items())), make)
     return out
 
 

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 Scale = Literal["auto", "raw", "standard"]
 
 #: Base methods whose scores the paper takes as they are.
-_RAW = ("nearest-example",)
+_RAW = ("retrieval-of-experts", "nearest-example")
 
 
 def transfer_score(gains: Gains) -> Array:
@@ -75,12 +75,13 @@ class TaskShop(BaseMethod):
     itself. T(s, p) is measured transfer from s to p, PC / 2 + (0.2 PM - 0.1) / 2, with PC the
     mean relative change against target-only runs and PM the share of seeds that improved. F(p)
     and D(s) are a base method's scores of p and s for the target: as they are for
-    ``nearest-example`` (the paper's RoE); for other bases F is standardised over the sources
-    and D scaled to lie between 0 and 1, as the paper does with a language model's judgements
+    ``retrieval-of-experts`` (the paper's RoE) and its variant ``nearest-example``; for other bases
+    F is standardised over the sources and D scaled to lie between 0 and 1, as the paper does with
+    a language model's judgements
     (option ``scale``). The target's own transfer results are never looked at.
 
-    Write ``taskshop(nearest-example)`` or ``taskshop(esm-logme)``; the grid comes from
-    ``--grid``.
+    The paper's method is ``taskshop(RoE)``; write ``taskshop(esm-logme)`` for another base. The
+    grid comes from ``--grid``.
 
     Cost: that of the base method; the grid had to be trained once. On TaskWeb it lifted the
     base's NDCG from 64.5 to 71.5 and lowered its regret@5 from 4.1 to 2.7 points.
@@ -100,7 +101,7 @@ class TaskShop(BaseMethod):
     weight
         w.
     scale
-        ``raw``, ``standard``, or ``auto`` for raw with ``nearest-example`` only.
+        ``raw``, ``standard``, or ``auto`` for raw with RoE and ``nearest-example`` only.
     """
 
     name = "taskshop"
@@ -146,7 +147,7 @@ class TaskShop(BaseMethod):
             raise MethodError(
                 f"{self.name} was given no base method.",
                 "It needs one that says how alike two tasks are.",
-                "Name it: taskshop(nearest-example)",
+                "Name it: taskshop(RoE)",
             )
         return self.base
 

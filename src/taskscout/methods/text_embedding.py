@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from taskscout.errors import MethodError
 from taskscout.methods.descriptions import (
     EXAMPLES,
+    EXPERTS,
     SAMPLE,
     SAMPLE_ROWS,
+    describe_experts,
     describe_sample,
     embedded_otherwise,
+    expert_sample,
     once,
     pooled_otherwise,
     sample_of,
@@ -187,13 +190,14 @@ class SentenceEmbedding(BaseMethod):
 
 
 class NearestExample(BaseMethod):
-    """Retrieval of experts (RoE): for each target example its nearest source example.
+    """For each target example its nearest source example, by the texts alone.
 
         score = mean over target examples x of max over source examples y of x·y
 
     x are the unit embeddings of 32 training texts of the target, y those of 100 of the source,
     drawn by the texts themselves and never by labels. Unlike a mean, it asks whether the source
-    has something near each target text, whatever else it holds.
+    has something near each target text, whatever else it holds. It is ``retrieval-of-experts``
+    without the answer choices, so two tasks over the same texts score 1.
 
     Cost: one forward pass over the target's texts, shared with every other method that reads
     its embeddings; tens of microseconds per source. A source keeps its sample, 39 KB at 384
@@ -201,11 +205,9 @@ class NearestExample(BaseMethod):
 
     It fails with few examples of broad tasks: 100 texts of a source with many topics miss most
     of them, so narrow sources near one of the target's topics win; between two draws the order
-    of 17 sources kept a Spearman correlation of 0.81. TaskWeb's authors use it to
-    find sources for multi-task training, and inside TaskShop; they embed the answer choices
-    before the input, which is not done here, so that no labels are needed.
+    of 17 sources kept a Spearman correlation of 0.81.
 
-    Reference: Jang et al. 2023 (arXiv 2302.03202), Kim et al. 2023 (arXiv 2305.13256).
+    Reference: a variant of retrieval of experts, Jang et al. 2023 (arXiv 2302.03202).
 
     Parameters
     ----------
@@ -216,10 +218,9 @@ class NearestExample(BaseMethod):
     """
 
     name = "nearest-example"
-    aliases = ("RoE",)
     key = SAMPLE
     cost: Cost = "embedding"
-    paper = "Kim et al. 2023"
+    paper = "variant of Jang et al. 2023"
 
     def __init__(self, *, target_examples: int = 32, source_examples: int = SAMPLE_ROWS) -> None:
         if min(target_examples, source_examples) < 1:
@@ -240,13 +241,17 @@ class NearestExample(BaseMethod):
         self, target: Task, sources: Sequence[Description], bench: Workbench
     ) -> NDArray[np.float64]:
         """Mean best dot product per source; NaN for another encoder or pooling."""
-        x = unit_sample(target, bench, self.target_examples)
+        x, encoder = self._target(target, bench)
         out = np.full(len(sources), np.nan)
         for i in range(len(sources)):
             source = sources[i]
-            if source.header.get("encoder") == bench.encoder.fingerprint:
+            if source.header.get("encoder") == encoder:
                 out[i] = self._reduce(x @ sample_of(source)[: self.source_examples].T)
         return out
+
+    def _target(self, target: Task, bench: Workbench) -> tuple[NDArray[np.float64], str]:
+        """Embed the target's examples; with the fingerprint of the encoder that did."""
+        return unit_sample(target, bench, self.target_examples), bench.encoder.fingerprint
 
     def _reduce(self, similar: NDArray[np.float64]) -> float:
         """One number of the similarities, target examples by source examples."""
@@ -285,11 +290,58 @@ class NearestExampleReverse(NearestExample):
         return float(similar.max(0).mean())
 
 
+class RetrievalOfExperts(NearestExample):
+    """RoE, retrieval of experts: each target example's nearest source example, with choices.
+
+        score = mean over target examples x of max over source examples y of x·y
+
+    x are the unit embeddings of 32 training examples of the target, y those of 100 of the source,
+    each written as ``choices</s>input`` and read up to 512 tokens. The choices are those of the
+    example in multiple choice and else the names of the classes, so tasks over the same texts
+    differ by what they ask. Which choice is right is never read. Examples are drawn by their
+    texts.
+
+    The papers' inputs are prompts of promptsource; here they are the plain texts, and the choices
+    are joined by commas. Kinds without choices (regression, questions on a passage) have the text
+    alone. Names such as 0 and 1 say nothing: give classes their names.
+
+    Cost: a forward pass of its own over 32 examples of the target; tens of microseconds per
+    source. A source keeps its sample, 39 KB at 384 dimensions.
+
+    It fails as ``nearest-example`` does with broad tasks, and prefers sources whose classes happen
+    to have the same names. TaskWeb's authors use it to find sources for multi-task training, and
+    inside TaskShop.
+
+    Reference: Jang et al. 2023 (arXiv 2302.03202); as Kim et al. 2023 (arXiv 2305.13256) use it.
+
+    Parameters
+    ----------
+    target_examples
+        Target examples.
+    source_examples
+        Source examples; at most those the description holds (100).
+    """
+
+    name = "retrieval-of-experts"
+    aliases = ("RoE",)
+    key = EXPERTS
+    paper = "Jang et al. 2023"
+
+    def describe(self, source: Task, bench: Workbench) -> Description:
+        """Draw a sample of the source's unit embeddings, choices included."""
+        return describe_experts(source, bench, max(self.source_examples, SAMPLE_ROWS))
+
+    def _target(self, target: Task, bench: Workbench) -> tuple[NDArray[np.float64], str]:
+        x, reader = expert_sample(target, bench, self.target_examples)
+        return x, reader.encoder.fingerprint
+
+
 METHODS: dict[str, Factory] = {
     "text-embedding": TextEmbedding,
     "text-embedding-pooler": TextEmbeddingPooler,
     "text-embedding-layers": TextEmbeddingLayers,
     "sentence-embedding": SentenceEmbedding,
+    "retrieval-of-experts": RetrievalOfExperts,
     "nearest-example": NearestExample,
     "nearest-example-reverse": NearestExampleReverse,
 }

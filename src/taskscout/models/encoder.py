@@ -289,7 +289,7 @@ class Encoder:
         from transformers import AutoModel
         from transformers.utils.logging import disable_progress_bar
 
-        longest = self._longest()
+        longest = self.longest
         if longest is not None and self.max_length > longest:
             raise ModelError(
                 f"max_length is {self.max_length}.",
@@ -325,7 +325,8 @@ class Encoder:
             model = model.get_encoder()
         return model.float().eval()
 
-    def _longest(self) -> int | None:
+    @property
+    def longest(self) -> int | None:
         """Positions the model has, where its configuration says; None for relative ones."""
         config = self.config
         kind = str(config.get("model_type", ""))

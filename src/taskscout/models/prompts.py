@@ -147,7 +147,7 @@ def with_prompt(
 
 
 def _check_positions(encoder: Encoder, length: int) -> None:
-    positions = encoder._longest()
+    positions = encoder.longest
     if positions is not None and length + encoder.max_length > positions:
         raise ModelError(
             f"A prompt of {length} and texts of up to {encoder.max_length} tokens make "
