@@ -62,7 +62,7 @@ PAGES = (
         "taskweb",
         "TaskWeb",
         "How do the methods do on transfers that others ran and published?",
-        ("taskweb",),
+        ("taskweb", "taskweb_experts"),
     ),
     Page(
         "families",

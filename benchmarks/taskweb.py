@@ -35,8 +35,10 @@ from taskscout.tasks.task import SEQUENCE_KINDS
 NAMES = {"squad_v2": "squad_v2_sample"}
 #: Methods that read texts or cards, of every kind of task.
 TEXTS = (
+    "taskshop(retrieval-of-experts)",
     "taskshop(nearest-example)",
     "taskshop(vocabulary)",
+    "retrieval-of-experts",
     "nearest-example",
     "sentence-embedding",
     "text-embedding",

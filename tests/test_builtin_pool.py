@@ -42,6 +42,7 @@ KEYS = {
     "ngrams",
     "moments",
     "sample",
+    "sample-with-choices",
     "text-embedding",
     "text-embedding-pooler",
     "text-embedding-layers",
