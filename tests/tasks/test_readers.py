@@ -434,6 +434,93 @@ def test_a_malformed_list_is_refused(write: Write, refused: Refused) -> None:
     assert "one object per line" in error.remedy
 
 
+def questions() -> Rows:
+    """Rows as SQuAD has them flat, one question in four without an answer."""
+    return [
+        {"question": f"Where is {i}?", "context": f"Number {i} is here.",
+         "answers": [{"text": "here", "answer_start": 11 + len(str(i))}] if i % 4 else []}
+        for i in range(24)
+    ]  # fmt: skip
+
+
+def test_squad_as_it_is_published(write: Write) -> None:
+    rows = questions()
+    paragraphs = [
+        {"context": r["context"],
+         "qas": [{"id": str(i), "question": r["question"], "answers": r["answers"],
+                  "is_impossible": not r["answers"]}]}
+        for i, r in enumerate(rows)
+    ]  # fmt: skip
+    articles = [{"title": f"t{i}", "paragraphs": paragraphs[i : i + 4]} for i in range(0, 24, 4)]
+    task = read_file(write("a.json", json.dumps({"version": "v2.0", "data": articles})))
+    assert task.kind == "span_qa"
+    assert "6 unanswerable" in task.notes[0]
+    assert task.notes[1] == "read as SQuAD's JSON: a row per question"
+    assert task.fingerprint == read_file(write("flat.json", rows)).fingerprint
+
+
+def nested(form: str, rows: Rows) -> Any:
+    columns = {name: [r[name] for r in rows] for name in rows[0]}
+    at = [str(i) for i in range(len(rows))]
+    return {
+        "key": {"version": 2, "examples": rows},
+        "table": {
+            "schema": {"fields": [], "primaryKey": ["index"]},
+            "data": [{"index": i, **r} for i, r in enumerate(rows)],
+        },
+        "split": {"columns": list(columns), "index": at, "data": [list(r.values()) for r in rows]},
+        "columns": {n: dict(zip(at, values, strict=True)) for n, values in columns.items()},
+        "index": dict(zip(at, rows, strict=True)),
+        "lists": columns,
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["key", "table", "split", "columns", "index", "lists"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_rows_in_one_object(write: Write, form: str, indent: int | None) -> None:
+    rows = reviews(40)
+    task = read_file(write("a.json", json.dumps(nested(form, rows), indent=indent)))
+    assert task.fingerprint == read_file(write("b.json", rows)).fingerprint
+    assert "not used" not in task.notes[0]
+
+
+def test_an_object_of_splits_keeps_them(write: Write) -> None:
+    rows = reviews(40)
+    text = json.dumps({"train": rows[:20], "dev": rows[20:30], "test": rows[30:]})
+    task = read_file(write("a.json", text))
+    assert task.card.rows == {"train": 20, "validation": 10, "test": 10}
+    assert not task.made_splits
+
+
+def test_a_nesting_that_is_not_known_is_named(write: Write, refused: Refused) -> None:
+    text = json.dumps({"good": reviews(4), "bad": reviews(4), "version": 1}, indent=1)
+    error = refused(lambda: read_file(write("a.json", text)))
+    assert "one object with 3 keys: 'good', 'bad' and 'version'" in error.found
+    assert "SQuAD's" in error.why
+
+
+@pytest.mark.parametrize("style", ["python", "json", "numpy"])
+def test_lists_written_as_text_are_lists(write: Write, style: str) -> None:
+    words, tags = ["it's", 'a "b"', "Rome,", "1"], ["O", "O", "B-LOC", "O"]
+    as_text = {
+        "python": repr,
+        "json": json.dumps,
+        "numpy": lambda items: "[" + "\n ".join(map(repr, items)) + "]",
+    }[style]
+    rows = [{"tokens": as_text([*words, str(i)]), "tags": as_text([*tags, "O"])} for i in range(12)]
+    task = read_file(write("a.csv", rows))
+    assert task.kind == "tagging"
+    assert task.label_names == ("O", "B-LOC")
+    assert {tuple(t[:4]) for s in task.splits for t in task.column(s, "tokens")} == {tuple(words)}
+    ids = [{**r, "tags": "[0, 0, 3, 0, 0]"} for r in rows]
+    assert read_file(write("b.tsv", ids)).label_names == ("0", "3")
+
+
+def test_brackets_alone_make_no_list(write: Write) -> None:
+    rows = [{"text": f"text {i}", "label": ("[spam]", "[ham]")[i % 2]} for i in range(12)]
+    assert read_file(write("a.csv", rows)).label_names == ("[ham]", "[spam]")
+
+
 def test_json_may_hold_lines(write: Write) -> None:
     assert len(read_file(write("a.json", "\n".join(json_lines(reviews()))))) == 12
 

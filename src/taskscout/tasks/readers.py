@@ -8,6 +8,7 @@ to load from the hub.
 
 from __future__ import annotations
 
+import ast
 import csv
 import difflib
 import io
@@ -16,7 +17,7 @@ import re
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +33,8 @@ from taskscout.errors import DataError
 from taskscout.tasks.arrow import number_array, take, text_array
 from taskscout.tasks.checks import Settings, check
 from taskscout.tasks.columns import NO_SPLITS, Named, choose_columns
-from taskscout.tasks.raw import Odd, RawTable, class_list, count, join, option, quote
+from taskscout.tasks.nested_json import rows_of_object
+from taskscout.tasks.raw import LISTED, Odd, RawTable, class_list, count, join, option, quote
 from taskscout.tasks.split_names import meanings
 from taskscout.tasks.task import SPLITS, Kind, Task, TaskCard
 
@@ -609,9 +611,59 @@ def _delimited(
         numbers.append(number)
         records.append(fields)
     columns = list(zip(*records, strict=True)) or [()] * len(names)
-    arrays = [text_array(c) for c in columns]
+    arrays = [_unpacked_lists(c) or text_array(c) for c in columns]
     table = pa.Table.from_arrays(arrays, names=names)
     return RawTable(str(path), table, numbers, has_header=True, notes=notes)
+
+
+_LIST_ITEM = re.compile(
+    r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+)(?:\s*(?:,|$)|\s+)""", re.DOTALL
+)
+
+
+def _unpacked_lists(cells: Sequence[str]) -> pa.Array | None:
+    """Read a column of lists written as text, as pandas and NumPy write them; None for others.
+
+    All cells that are not empty are lists of quoted words or of whole numbers, in the manner of
+    Python, JSON or NumPy: ``['O', 'B-LOC']``, ``["a"]``, ``[0, 1]``, ``['O' 'O']``.
+    """
+    if not any(c.strip() for c in cells):
+        return None
+    lists: list[list[Any] | None] = []
+    for cell in cells:
+        items = _list_items(cell.strip()) if cell.strip() else None
+        if items is None and cell.strip():
+            return None
+        lists.append(items)
+    if all(isinstance(v, int) for items in lists for v in items or ()):
+        return pa.array(lists, pa.list_(pa.int64()))
+    texts = [items if items is None else [str(v) for v in items] for items in lists]
+    return pa.array(texts, pa.list_(pa.string()))
+
+
+def _list_items(text: str) -> list[str | int] | None:
+    """Read one list; None where it is no list of words or whole numbers."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        pass
+    else:
+        return found if all(type(v) in (str, int) for v in found) else None
+    items: list[str | int] = []
+    inside = text[1:-1].strip()
+    at = 0
+    while at < len(inside):
+        match = _LIST_ITEM.match(inside, at)
+        if not match:
+            return None
+        try:
+            items.append(ast.literal_eval(match[1]))
+        except (ValueError, SyntaxError):
+            return None
+        at = match.end()
+    return items
 
 
 # JSON
@@ -624,8 +676,27 @@ def _json_lines(path: Path, encoding: str) -> RawTable:
 
 
 def _json(path: Path, encoding: str) -> RawTable:
-    """Read a list of objects, or lines of objects."""
+    """Read a list of objects, one object that holds the rows, or lines of objects."""
     text = _text(path, encoding, lambda before: before.count("\n") + 1)
+    if text.lstrip().startswith("{"):
+        try:
+            whole = json.loads(text, object_pairs_hook=_object)
+        except (ValueError, RecursionError):
+            return _json_lines(path, encoding)
+        table = rows_of_object(whole)
+        if table is None and "\n" in text.strip():
+            raise DataError(
+                f"{path} is one object with {count(len(whole), 'key')}: "
+                f"{join([repr(k) for k in list(whole)[:LISTED]], len(whole))}.",
+                "None of the usual nestings (SQuAD's, those of pandas, one key that holds the "
+                "rows, a key per split) fits it, so where the rows are cannot be told.",
+                'Save them as a list of objects: [{"text": ..., "label": ...}, ...].',
+            )
+        if table is None:
+            return _json_lines(path, encoding)
+        rows, splits, note = table
+        raw = _objects(path, enumerate(rows, 1))
+        return replace(raw, splits=splits, notes=(note,))
     if not text.lstrip().startswith("["):
         return _json_lines(path, encoding)
     try:
