@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from taskscout.errors import DataError
+from taskscout.models.objectives.tagging import are_entities
 from taskscout.tasks import Task
 from taskscout.tasks.checks import canonical
 from taskscout.tasks.readers import read_dataset
@@ -438,6 +439,21 @@ def test_a_tag_without_a_token_is_refused_and_ids_may_stand_beside_text(refused:
     assert "row 6 has a token without a tag, or a tag without a token" in error.found
 
 
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ([0, 1, 2], "the tags have no names"),
+        (["O", "LOC", "PER"], "do not say where an entity begins"),
+        (["NN", "VB", "DT"], "do not say where an entity begins"),
+        (["O", "B-LOC", "I-LOC"], None),
+    ],
+)
+def test_how_tags_are_scored_is_said(tags: list[Any], words: str | None) -> None:
+    task = read([{**r, "tags": tags} for r in tagged()])
+    assert said(task, words, "macro-F1") if words else not said(task, "macro-F1")
+    assert are_entities(task.label_names) is (words is None)
+
+
 def test_tagging_with_one_tag_is_refused(refused: Refused) -> None:
     error = refused(lambda: read([{**r, "tags": ["O"] * 3} for r in tagged()]))
     assert "every tag is O" in error.found
@@ -540,6 +556,58 @@ def test_a_choice_by_number_letter_or_text(wrong: Any, right: Any) -> None:
     assert task.kind == "multiple_choice"
     assert sorted(column(task, "label")) == [0, 1, 1, 1, 1, 1]
     assert "one of 2" in task.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "answers"),
+    [
+        (["2", "0", "3", "1"], ["3", "0", "2", "1"]),
+        (["0.5", "1.5", "2.50"], ["1.5", "2.50", "0.5"]),
+        (["12", "none", "3"], ["3", "none", "12"]),
+        ([2, 0, 3, 1], ["3", "0", "2", "1"]),
+        ([2, 0, 3, 1], [3, 0, 2, 1]),
+    ],
+)
+def test_a_number_among_its_own_choices_is_that_choice(
+    options: list[Any], answers: list[Any]
+) -> None:
+    rows = [
+        {"question": f"How many are {i}?", "choices": options[i % 3:] + options[: i % 3],
+         "answer": answers[i % len(answers)]}
+        for i in range(30)
+    ]  # fmt: skip
+    task = read(rows)
+    assert task.kind == "multiple_choice"
+    right = {r["question"]: str(r["answer"]) for r in rows}
+    for split in task.splits:
+        found = zip(
+            task.column(split, "text"), task.column(split, "choices"),
+            task.column(split, "label"), strict=True,
+        )  # fmt: skip
+        assert all(choices[label] == right[question] for question, choices, label in found)
+    assert said(task, "`answer`", "not as its place")
+
+
+def test_a_number_that_is_no_choice_where_nearly_all_are_is_refused(refused: Refused) -> None:
+    rows = [
+        {"question": f"How many are {i}?", "choices": ["3", "1", "2"], "answer": str(i % 3 + 1)}
+        for i in range(30)
+    ]
+    rows[6]["answer"] = "0"
+    error = refused(lambda: read(rows))
+    assert "row 7 has the label '0'" in error.found
+
+
+def test_numbers_beside_choices_of_other_numbers_count_places() -> None:
+    rows = [
+        {"question": f"How many are {i}?", "choices": ["10", "30", "20"], "answer": str(i % 3)}
+        for i in range(30)
+    ]
+    assert sorted(set(column(read(rows), "label"))) == [0, 1, 2]
+    rows = [{**r, "choices": ["3", "1", "2"], "answer": i % 3} for i, r in enumerate(rows)]
+    task = read(rows)  # a number beside texts is a place
+    assert sorted(column(task, "label")) == [0] * 10 + [1] * 10 + [2] * 10
+    assert not said(task, "not as its place")
 
 
 def test_choices_that_count_from_one() -> None:

@@ -303,6 +303,24 @@ def test_a_kind_whose_columns_are_missing_is_refused_with_what_it_needs(refused:
         assert "--task-kind" in error.remedy
 
 
+@pytest.mark.parametrize("passage", ["context", "passage", "document"])
+@pytest.mark.parametrize("label", ["label", "target"])
+def test_a_label_beside_question_context_and_answer_judges_the_answer(
+    passage: str, label: str
+) -> None:
+    contexts = [f"a context that holds answer {i} and more" for i in range(N)]
+    columns = {"question": PROSE, passage: contexts, "answer": [f"answer {i}" for i in range(N)]}
+    judged = {**columns, label: CLASSES}
+    expected = {"text": ("question", "answer"), "pair": passage, "label": label}
+    assert roles(judged) == ("classification", expected)
+    assert roles(judged, Named(kind="classification")) == ("classification", expected)
+    assert "verdict on `answer`" in choose(judged).remarks[0]
+    if passage != "document":
+        assert roles(columns)[0] == roles(judged, Named(kind="span_qa"))[0] == "span_qa"
+        assert roles({**judged, "answer_start": [21] * N})[0] == "span_qa"
+        assert roles({**columns, "label": IDS})[0] == "span_qa"
+
+
 # -- the split column ------------------------------------------------------------------------
 
 

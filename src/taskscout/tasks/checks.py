@@ -38,6 +38,7 @@ from taskscout.tasks.labels import (
 )
 from taskscout.tasks.raw import RawTable, class_list, count, join, option, quote
 from taskscout.tasks.task import SEQUENCE_KINDS, Kind
+from taskscout.tasks.written_numbers import is_like_a_number
 
 _TEXT = pa.large_string()
 _SCHEMAS: dict[Kind, dict[str, pa.DataType]] = {
@@ -272,6 +273,12 @@ class _Check:
                 f"Name another column with {option('label')}.",
             )
         self.about = f"{count(len(self.names), 'class')}: {class_list(self.names)}"
+        if not any(n[1:2] == "-" for n in self.names):
+            named = self.raw.label_names.get(self.columns["label"]) or labels.style == "text"
+            lack = "do not say where an entity begins (B-, I-)" if named else "have no names"
+            self.notes.append(
+                f"the tags {lack}: models are scored by accuracy and macro-F1, not by entity F1"
+            )
         offsets = np.concatenate([[0], np.cumsum(n_tags)])
         return {"tokens": tokens, "label": list_array(offsets, number_array(ids))}
 
@@ -305,10 +312,16 @@ class _Check:
 
     def multiple_choice(self) -> dict[str, Any]:
         columns = self._texts()
+        values: list[Any]
         choices, keys = self._choices()
-        labels = self._labels()
-        self._leave_out_unlabelled(labels.missing)
         name = self.columns["label"]
+        texts = self._answers_by_text(choices) if not any(keys) else None
+        if texts is None:
+            labels = self._labels()
+            values = [labels.values[c] if c >= 0 else None for c in labels.codes]
+        else:
+            values = list(texts)
+        self._leave_out_unlabelled(np.array([v is None for v in values]))
         for row in np.flatnonzero(self.keep):
             if len(choices[row]) < 2 or not all(isinstance(c, str) for c in choices[row]):
                 raise DataError(
@@ -317,9 +330,8 @@ class _Check:
                     "A choice is made between two texts at least.",
                     f"Correct the row, or name other columns with {option('choices')}.",
                 )
-        values: list[Any] = [labels.values[c] if c >= 0 else None for c in labels.codes]
         base = 0
-        if labels.style == "integer":
+        if texts is None and labels.style == "integer":
             present = [(values[r], len(choices[r])) for r in np.flatnonzero(self.keep)]
             # Numbers that start at 1 and reach the number of choices count from 1.
             base = int(all(v >= 1 for v, _ in present) and any(v == k for v, k in present))
@@ -359,9 +371,9 @@ class _Check:
 
     # -- texts ------------------------------------------------------------------------
 
-    def _text(self, role: str) -> pa.ChunkedArray:
-        """Get a text column as it stands; numbers and lists are refused."""
-        name = self.columns[role]
+    def _text(self, role: str, name: str | None = None) -> pa.ChunkedArray:
+        """Get a text column as it stands, by default a role's first; other types are refused."""
+        name = name or self.columns[role]
         self._refuse_mixed(name, f"Correct the row, or name another column with --{role}.")
         column = self.raw.table[name]
         if pa.types.is_null(column.type):
@@ -381,6 +393,12 @@ class _Check:
         second texts may be empty.
         """
         columns = {first: self._text("text")}
+        if len(self.columns.roles["text"]) > 1:  # a question and the answer to be judged
+            joined = [self._text("text", name) for name in self.columns.roles["text"]]
+            rows = zip(*(c.to_pylist() for c in joined), strict=True)
+            columns[first] = pa.chunked_array(
+                [text_array(["\n\n".join(t for t in row if t and t.strip()) for row in rows])]
+            )
         self._leave_out_empty(_empty(columns[first]), "text")
         if "pair" in self.columns.roles:
             pair = self._text("pair")
@@ -717,7 +735,32 @@ class _Check:
         if pa.types.is_struct(self.raw.table[names[0]].type):
             keys = [c and [str(k) for k in c["label"] or ()] for c in cells[0]]
             return [list((c and c["text"]) or ()) for c in cells[0]], keys
-        return [list(c) if isinstance(c, list) else [] for c in cells[0]], keys
+        lists = [c if isinstance(c, list) else [] for c in cells[0]]
+        return [[v if v is None else str(v) for v in c] for c in lists], keys
+
+    def _answers_by_text(self, choices: Sequence[Sequence[str | None]]) -> list[str | None] | None:
+        """Get answers that are numbers and the texts of choices; None where they are places.
+
+        Where the answer "3" stands among the choices 3, 4, 1, 2, it is that choice. Numbers are
+        read so where nine answers in ten stand among their own choices: the others are then
+        refused by name. A column of numbers beside choices that are words or texts counts places.
+        """
+        name = self.columns["label"]
+        column = self.raw.table[name]
+        first = self.raw.table[self.columns["choices"]].type
+        alike = is_string(column.type) or (is_list(first) and not is_string(first.value_type))
+        if not alike or not is_scalar(column.type) or self.raw.odd.get(name):
+            return None
+        cells = [None if v is None else str(v).strip() for v in column.to_pylist()]
+        own = [{c.strip() for c in row if c} for row in choices]
+        stands = np.array([c in o for c, o in zip(cells, own, strict=True)])
+        gap = np.array([not c or c == "-1" for c in cells]) & ~stands
+        asked = self.keep & ~gap
+        numbers = [is_like_a_number(c or "") for c in np.array(cells, dtype=object)[asked]]
+        if not any(numbers) or stands[asked].mean() < 0.9:
+            return None
+        self.notes.append(f"{quote(name)} is read as the text of a choice, not as its place")
+        return [None if g else c for c, g in zip(cells, gap, strict=True)]
 
     # -- what all share -----------------------------------------------------------------
 

@@ -97,6 +97,8 @@ CORRECT = ("label", "answer", "answerkey", "answer_key", "answer_idx", "answer_i
 STEMS = ("question", "question_stem", "text", "sentence", "goal", "ctx", "prompt", "stem",
          "query", "startphrase", "sent1", "input")  # fmt: skip
 PASSAGES = ("context", "passage", "article", "story", "premise", "paragraph", "para")
+#: What an answer that a label judges is judged by.
+JUDGED_BY = ("context", "passage", "document", "evidence", "paragraph")
 #: A column that assigns rows to splits. Those of the first tuple can hold nothing else; the others
 #: are taken where one value at least names a split, for a subset may be a topic, a fold a number.
 SPLIT_COLUMNS_SURE = ("split", "splits", "data_split", "dataset_split")
@@ -230,14 +232,18 @@ class _Chooser:
         structured = {
             "tagging": self._tagging,
             "multiple_choice": self._multiple_choice,
+            "classification": self._judged_answer,
             "span_qa": self._span_qa,
             "text_to_text": self._text_to_text,
         }
         kind = self.named.kind or self._kind_of_named()
-        if kind in structured:
+        if kind in structured and kind != "classification":
             found = structured[kind]()
             return found or self._incomplete(kind)
-        if kind is None and not (self.named.text or self.named.pair or self.named.label):
+        unnamed = not (self.named.text or self.named.pair or self.named.label)
+        if unnamed and kind == "classification":
+            return self._judged_answer() or self._sequence(kind)
+        if unnamed and kind is None:
             for find in structured.values():
                 found = find()
                 if found:
@@ -359,7 +365,7 @@ class _Chooser:
     def _multiple_choice(self) -> Columns | None:
         choices: list[str] = [self.named.choices] if self.named.choices else [
             c for c in self._find(CHOICES)
-            if _is_text_list(self._type(c)) or _is_keyed_choices(self._type(c))
+            if _is_choice_list(self._type(c)) or _is_keyed_choices(self._type(c))
         ][:1]  # fmt: skip
         if not choices:
             series: dict[str, list[str]] = {}
@@ -388,6 +394,26 @@ class _Chooser:
         return self._result(
             "multiple_choice", {"text": text, "pair": pair, "choices": choices, "label": label}
         )
+
+    def _judged_answer(self) -> Columns | None:
+        """Find a question, its context and an answer that a label of a few values judges.
+
+        The answer is no span to be found, for it is given: it is read with its question, as what
+        the label speaks of, beside the context.
+        """
+        question = self._first(None, ("question", "query"), "string")
+        context = self._first(None, JUDGED_BY, "string")
+        answer = self._first(None, ("answer", "answer_text", "response"), "string")
+        label = next((c for c in self._find(LABELS_SURE) if self._is_label(c)), None)
+        starts = self._find(("answer_start", "start", "start_position"))
+        if not (question and context and answer and label) or starts:
+            return None
+        if read_labels(self.raw, label).style == "float":
+            return None
+        remark = f"{quote(label)} is read as a verdict on {quote(answer)}"
+        remark += f"; to find the answers in {quote(context)}: {option('kind', 'span_qa')}"
+        roles = {"text": (question, answer), "pair": context, "label": label}
+        return self._result("classification", roles, remark)
 
     def _span_qa(self) -> Columns | None:
         question = self._first(self.named.text, ("question", "query"), "string")
@@ -598,8 +624,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s.\-]+", "_", name.strip().lower())
 
 
-def _is_text_list(dtype: pa.DataType) -> bool:
-    return is_list(dtype) and is_string(dtype.value_type)
+def _is_choice_list(dtype: pa.DataType) -> bool:
+    """Whether a type is a list of texts or numbers."""
+    inner = dtype.value_type if is_list(dtype) else dtype
+    is_number = pa.types.is_integer(inner) or pa.types.is_floating(inner)
+    return is_list(dtype) and (is_string(inner) or is_number)
 
 
 def _is_keyed_choices(dtype: pa.DataType) -> bool:
