@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from taskscout.errors import TransferError
 from taskscout.tasks import Task
+from taskscout.tasks.file_formats import read_table
 from taskscout.tasks.labels import is_string
-from taskscout.tasks.readers import _read
 
 
 def read_unlabelled(
@@ -46,7 +46,7 @@ def read_unlabelled(
             "There is something to choose between two labels or more, each named once.",
             "Name them all: --labels negative,positive",
         )
-    table = _read(path, encoding).table
+    table = read_table(path, encoding).table
     words = [c for c in table.column_names if is_string(table[c].type)]
     for given in (c for c in (text, pair) if c is not None):
         if given not in table.column_names:

@@ -1,0 +1,105 @@
+"""From ``datasets`` objects to raw tables, with the class names that they declare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from taskscout.errors import DataError
+from taskscout.tasks.raw import RawTable
+
+
+def table_of_dataset(dataset: Any, origin: str) -> RawTable:
+    """Join the splits of a dataset to one table.
+
+    Raises
+    ------
+    DataError
+        Where it is no dataset, has no splits, or its splits have columns of different types.
+    """
+    parts = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
+    tables: dict[str, pa.Table] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for split, part in parts.items():
+        if isinstance(part, pa.Table):
+            tables[split] = part
+            names |= declared_names(part.schema)
+        elif (
+            hasattr(part, "with_format") and hasattr(part, "features") and hasattr(part, "num_rows")
+        ):
+            tables[split] = part.with_format("arrow")[:]
+            names |= {c: n for c, f in part.features.items() if (n := _feature_names(f))}
+        else:
+            kind = f"{type(part).__module__.split('.')[0]}.{type(part).__name__}"
+            frames = "datasets.Dataset.from_pandas(frame, preserve_index=False)"
+            raise DataError(
+                f"{kind} is no dataset that taskscout reads.",
+                "It reads datasets.Dataset, datasets.DatasetDict and Arrow tables, whose rows can "
+                "be counted.",
+                f"Convert it, e.g. {frames}."
+                if kind == "pandas.DataFrame"
+                else "Convert it to a datasets.Dataset, or save it as a file.",
+            )
+    if not tables:
+        raise DataError(f"{origin} has no splits.", "There is nothing to read.", "Give data.")
+    try:
+        table = pa.concat_tables(
+            [t.replace_schema_metadata(None) for t in tables.values()], promote_options="permissive"
+        )
+    except pa.ArrowException as error:
+        raise DataError(
+            f"The splits of {origin} have columns of different types ({error}).",
+            "They are read as one task.",
+            "Give one split, or make the types equal.",
+        ) from error
+    splits, start = {}, 0
+    for split, part in tables.items():
+        splits[split] = range(start, start + part.num_rows)
+        start += part.num_rows
+    numbers = range(1, table.num_rows + 1)
+    return RawTable(
+        origin, decoded(table), numbers, splits if len(splits) > 1 else {}, label_names=names
+    )
+
+
+def _feature_names(feature: Any) -> tuple[str, ...]:
+    """Get class names of a ``ClassLabel``, or of a list of such."""
+    if isinstance(feature, list) and feature:
+        feature = feature[0]
+    names = getattr(feature, "names", None) or getattr(
+        getattr(feature, "feature", None), "names", None
+    )
+    return tuple(names or ())
+
+
+def declared_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
+    """Find class names that ``datasets`` wrote into the metadata of a Parquet or Arrow file."""
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    if not metadata:
+        return {}
+    try:
+        features = json.loads(metadata)["info"]["features"]
+        found = {}
+        for column, feature in features.items():
+            if isinstance(feature, list) and feature:
+                feature = feature[0]
+            if isinstance(feature, dict):
+                inner = feature.get("feature")
+                names = feature.get("names") or (isinstance(inner, dict) and inner.get("names"))
+                if names:
+                    found[column] = tuple(map(str, names))
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def decoded(table: pa.Table) -> pa.Table:
+    """Replace dictionary-encoded columns (pandas categories) by their values."""
+    for at, f in enumerate(table.schema):
+        if pa.types.is_dictionary(f.type):
+            table = table.set_column(at, f.name, pc.cast(table.column(at), f.type.value_type))
+    return table
