@@ -12,6 +12,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taskscout.errors import DataError
+from taskscout.tasks.column_names import (
+    CHOICE_SERIES,
+    CHOICES,
+    COMPLETIONS,
+    COMPLETIONS_SURE,
+    CORRECT,
+    JUDGED_BY,
+    LABELS,
+    LABELS_SURE,
+    PAIRS,
+    PASSAGES,
+    SPLIT_COLUMNS,
+    SPLIT_COLUMNS_SURE,
+    STEMS,
+    TAGS,
+    TEXTS,
+    TEXTS_LAST,
+    TEXTS_SURE,
+    TOKENS,
+)
 from taskscout.tasks.labels import (
     Labels,
     are_classes,
@@ -25,84 +45,6 @@ from taskscout.tasks.raw import LISTED, RawTable, join, option, quote, quoted
 from taskscout.tasks.split_names import is_understood
 from taskscout.tasks.task import KINDS, SPLITS, Kind
 
-# Names are compared in lower case, with spaces, dots and hyphens as underscores.
-
-#: Two columns that are a text pair, surest first.
-PAIRS = (
-    ("text", "text_pair"),
-    ("premise", "hypothesis"),
-    ("sentence1", "sentence2"),
-    ("sentence_1", "sentence_2"),
-    ("sentence_a", "sentence_b"),
-    ("question1", "question2"),
-    ("question_1", "question_2"),
-    ("text1", "text2"),
-    ("text_1", "text_2"),
-    ("text_a", "text_b"),
-    ("string1", "string2"),
-    ("s1", "s2"),
-    ("question", "sentence"),
-    ("question", "passage"),
-    ("question", "context"),
-    ("query", "passage"),
-    ("query", "document"),
-    ("claim", "evidence"),
-    ("sentence", "aspect"),
-    ("text", "aspect"),
-    ("question", "answer"),
-)
-#: Names of a single text: each of the first is sure by itself; two of the second are ambiguous;
-#: the third are used where there is no other.
-TEXTS_SURE = ("text", "sentence", "premise", "sentence1", "question", "question1", "query")
-TEXTS = (
-    "review", "content", "tweet", "comment", "post", "message", "body", "document", "article",
-    "utterance", "passage", "context", "string", "statement", "claim", "sms", "abstract",
-    "description", "review_text", "review_body", "reviewtext", "comment_text", "tweet_text",
-    "text_a", "full_text", "clean_text", "input", "prompt", "transcript", "essay", "snippet",
-)  # fmt: skip
-TEXTS_LAST = ("title", "headline", "subject", "summary", "phrase", "question_text")
-#: Names of a label: the first in order of preference, the second equally good.
-LABELS_SURE = ("label", "labels", "gold_label", "target", "class", "y", "label_id", "label_text")
-LABELS = (
-    "category", "sentiment", "score", "rating", "stars", "star_rating", "stance", "emotion",
-    "intent", "topic", "polarity", "toxicity", "toxic", "subjectivity", "relation", "similarity",
-    "similarity_score", "relatedness_score", "entailment", "entailment_judgment", "is_duplicate",
-    "duplicate", "answer", "gold", "annotation", "tag", "genre", "type", "grade", "spam",
-    "verdict", "act", "final_decision", "acceptability", "output", "coarse_label", "fine_label",
-)  # fmt: skip
-#: Columns of tokens and of their tags.
-TOKENS = ("tokens", "words", "token")
-TAGS = ("ner_tags", "tags", "labels", "label", "ner", "ner_labels", "pos_tags", "upos", "pos",
-        "chunk_tags")  # fmt: skip
-#: Prompts and their completions; the second tuple only where the completion is free text.
-COMPLETIONS_SURE = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("document", "summary"),
-    ("dialogue", "summary"),
-    ("article", "highlights"),
-    ("source_text", "target_text"),
-)
-COMPLETIONS = (
-    ("input", "output"), ("source", "target"), ("src", "tgt"), ("query", "response"),
-    ("question", "answer"),
-)  # fmt: skip
-#: The choices of a multiple-choice example: in one column, or in a numbered series of columns.
-CHOICES = ("choices", "options", "endings", "candidates", "answers", "alternatives")
-_SERIES = re.compile(r"(choice|option|ending|answer|sol|solution)_?([0-9]|[a-f])")
-CORRECT = ("label", "answer", "answerkey", "answer_key", "answer_idx", "answer_index", "correct",
-           "correct_answer", "gold", "target", "correct_choice")  # fmt: skip
-STEMS = ("question", "question_stem", "text", "sentence", "goal", "ctx", "prompt", "stem",
-         "query", "startphrase", "sent1", "input")  # fmt: skip
-PASSAGES = ("context", "passage", "article", "story", "premise", "paragraph", "para")
-#: What an answer that a label judges is judged by.
-JUDGED_BY = ("context", "passage", "document", "evidence", "paragraph")
-#: A column that assigns rows to splits. Those of the first tuple can hold nothing else; the others
-#: are taken where one value at least names a split, for a subset may be a topic, a fold a number.
-SPLIT_COLUMNS_SURE = ("split", "splits", "data_split", "dataset_split")
-SPLIT_COLUMNS = ("partition", "set", "subset", "fold")
 #: What the user gives as the column of splits to have splits made whatever the data say.
 NO_SPLITS = "none"
 
@@ -370,7 +312,7 @@ class _Chooser:
         if not choices:
             series: dict[str, list[str]] = {}
             for column in self.free:
-                match = _SERIES.fullmatch(_plain(column))
+                match = CHOICE_SERIES.fullmatch(_plain(column))
                 if match and is_string(self._type(column)):
                     series.setdefault(match[1], []).append(column)
             choices = max(series.values(), key=len, default=[])
