@@ -87,7 +87,7 @@ PAGES = (
         "speed",
         "Speed of ranking",
         "How long does a ranking take, and what does that grow with?",
-        ("rank_times", "ranking", "growth", "screening"),
+        ("rank_times", "ranking", "growth"),
     ),
     Page(
         "memory-and-start",

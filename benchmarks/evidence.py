@@ -25,13 +25,14 @@ from benchmarks._peers import Side, load, peers_python
 from benchmarks._report import markdown, publish
 from taskscout import Encoder, Pool, Workbench
 from taskscout.methods.evidence import (
+    LEAST_NOISE,
     MapEvidence,
     Spectral,
-    label_columns,
-    log_evidence,
-    logme_of_features,
+    logme,
     logme_of_maps,
+    maximise,
 )
+from taskscout.methods.labels import label_columns
 from taskscout.methods.scores import h_score
 from taskscout.methods.statistics import TargetStatistics
 
@@ -71,10 +72,9 @@ def published(f: np.ndarray, labels: np.ndarray) -> float:
 def written_out(f: np.ndarray, labels: np.ndarray) -> float:
     """Mean log N(y; 0, I / beta + F F' / alpha) / n from the n × n covariance."""
     y = label_columns(labels)
-    n, d = f.shape
-    u, s, _ = np.linalg.svd(f, full_matrices=False)
-    spectral = Spectral((s**2)[None], ((u.T @ y) ** 2)[None], (y**2).sum(0), d)
-    _, alpha, beta = log_evidence(spectral, (1, y.shape[1]), n, d)
+    n = len(f)
+    size, noise = np.array([(f**2).sum()]), LEAST_NOISE * y.var(0, ddof=1)
+    _, alpha, beta, *_ = maximise(Spectral.of_features(f, y), size, n, n, noise)
     total = 0.0
     for column, a, b in zip(y.T, alpha[0], beta[0], strict=True):
         covariance = np.eye(n) / b + f @ f.T / a
@@ -106,7 +106,7 @@ def alone(base: Path, peer: Side, f: np.ndarray, y: np.ndarray) -> dict[str, Any
     g = f.astype(np.float64)
     out["formula"] = timed(lambda: published(g, y))
     columns = label_columns(y)
-    out["ours"] = timed(lambda: logme_of_features(f, columns, **PLAIN))
+    out["ours"] = timed(lambda: logme(f, columns, **PLAIN))
     out["ours h-score"] = timed(lambda: h_score(g, y))
     statistics = TargetStatistics.of(g, label_columns(y))
     rng = np.random.default_rng(0)
@@ -209,8 +209,8 @@ def main() -> None:
         "mean of all layers'). Processor milliseconds on one thread, medians of 5: of given "
         "features, then of one source under a map, which for hfselect means transforming the "
         "embeddings and scoring them, for us a random map of rank 16 and the target's "
-        "statistics: with the peer's scores, and by default, centred; labels this easy single "
-        f"precision does not serve. Meanwhile {load()}.\n\n"
+        "statistics: with the peer's scores, and by default, centred. "
+        f"Meanwhile {load()}.\n\n"
         + markdown(
             ("n", "d", "hfselect", "transformer-ranker", "thuml's formula", "taskscout",
              "hfselect, a map", "taskscout, a map", "faster", "by default", "faster",

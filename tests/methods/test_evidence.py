@@ -10,24 +10,23 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
 from taskscout.errors import DataError
 from taskscout.methods import evidence as module
 from taskscout.methods.evidence import (
-    LowRankMaps,
+    LEAST_NOISE,
     MapEvidence,
     Spectral,
-    TargetSpectrum,
-    Tridiagonal,
-    label_columns,
-    log_evidence,
     logme,
-    logme_of_features,
-    logme_of_full_maps,
     logme_of_maps,
+    maximise,
 )
+from taskscout.methods.labels import label_columns
+from taskscout.methods.low_rank import Basis, LowRankGram
 from taskscout.methods.statistics import TargetStatistics
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True)
@@ -57,12 +56,27 @@ def outputs(f: np.ndarray, k: int, *, seed: int = 0) -> np.ndarray:
     return f @ rng.normal(size=(f.shape[1], k)) + 0.5 * rng.normal(size=(len(f), k)) + 0.2
 
 
-def fixed_point(f: np.ndarray, y: np.ndarray, **options) -> tuple[np.ndarray, ...]:
-    """Evidence, alpha and beta of every label column."""
-    u, s, _ = np.linalg.svd(f, full_matrices=False)
-    resolvent = Spectral((s**2)[None], ((u.T @ y) ** 2)[None], (y**2).sum(0), f.shape[1])
-    found = log_evidence(resolvent, (1, y.shape[1]), len(f), f.shape[1], **options)
-    return tuple(a[0] for a in found)
+def fixed_point(f: np.ndarray, y: np.ndarray, least: float = LEAST_NOISE) -> tuple[np.ndarray, ...]:
+    """Evidence per row, alpha and beta of every label column."""
+    n = len(f)
+    noise = np.maximum(least * y.var(0, ddof=1), 1e-300)
+    size = np.array([(f**2).sum()])
+    found = maximise(Spectral.of_features(f, y), size, n, n, noise)
+    assert found.converged.all()
+    return found.value[0] / n, found.alpha[0], found.beta[0]
+
+
+def brute_force(f: np.ndarray, y: np.ndarray, least: float) -> float:
+    """The largest log marginal likelihood over alpha and beta, written out; by scipy's search."""
+    noise = least * y.var(ddof=1)
+
+    def loss(at: np.ndarray) -> float:
+        return -marginal_likelihood(f, y, math.exp(at[0]), math.exp(at[1])) / len(f)
+
+    top = -math.log(noise)
+    starts = itertools.product((-3.0, 1.0, 5.0), (top - 4.0, top - 1.0, top))
+    bounds = [(-12.0, 25.0), (-12.0, top)]
+    return -min(optimize.minimize(loss, x, bounds=bounds, tol=1e-12).fun for x in starts)
 
 
 def marginal_likelihood(f: np.ndarray, y: np.ndarray, alpha: float, beta: float) -> float:
@@ -93,15 +107,111 @@ def test_is_the_marginal_likelihood(n, d, rank, what):
     assert logme(f, labels) == pytest.approx(found.mean(), rel=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(30, 80), (200, 20)])
-def test_reaches_a_maximum_of_the_evidence(shape):
-    """No other alpha and beta near by explain the labels better, but for the tolerance."""
-    f = features(*shape)
-    y = outputs(f, 1)
-    found, alpha, beta = fixed_point(f, y)
-    for a, b in itertools.product((0.8, 0.95, 1, 1.05, 1.25), repeat=2):
-        other = marginal_likelihood(f, y[:, 0], a * alpha[0], b * beta[0]) / len(f)
-        assert other <= found[0] + 1e-5
+@pytest.mark.parametrize("least", [1e-3, 0.01, 0.2])
+@pytest.mark.parametrize(
+    ("n", "d", "what"),
+    [(30, 80, "classes"), (31, 30, "classes"), (30, 80, "outputs"), (90, 20, "outputs")],
+)
+@pytest.mark.parametrize("centring", ["none", "features", "both"])
+def test_is_the_largest_marginal_likelihood(n, d, what, centring, least):
+    """Against a search over alpha and beta; centred rows have n - 1 degrees of freedom.
+
+    These are the coordinates of the rows in a basis orthogonal to the constant.
+    """
+    f = features(n, d)
+    labels = classes(f, 2) if what == "classes" else outputs(f, 1)
+    y = label_columns(labels)
+    got = logme(f, labels, centring=centring, unit_norm=True, least_noise=least)
+    if centring != "none":
+        f = f - f.mean(0)
+    f = f / math.sqrt((f**2).sum() / n)
+    rows = n
+    if centring == "both":
+        y = y - y.mean(0)
+        basis = np.linalg.svd(np.ones((1, n)))[2][1:]
+        variance = y.var(0, ddof=1)
+        f, y, rows = basis @ f, basis @ y, n - 1
+        # The bound is a share of the variance of the labels as they were.
+        share = least * variance / y.var(0, ddof=1)
+    else:
+        share = np.full(y.shape[1], least)
+    wanted = [brute_force(f, c, s) * rows / n for c, s in zip(y.T, share, strict=True)]
+    assert got == pytest.approx(np.mean(wanted), abs=2e-6)
+
+
+def test_a_search_that_was_cut_short_is_said(monkeypatch):
+    monkeypatch.setattr(module, "_STEPS", 2)
+    f = features(40, 60)
+    with pytest.warns(UserWarning, match="no maximum"):
+        logme(f, outputs(f, 1), centring="both", unit_norm=True)
+
+
+def test_the_bound_is_reached_where_features_tell_the_labels():
+    f = features(200, 60)
+    told = f @ np.random.default_rng(0).normal(size=(60, 1))
+    noisy = told + told.std() * np.random.default_rng(1).normal(size=told.shape)
+    for y, bounded in ((told, True), (noisy, False)):
+        _, _, beta = fixed_point(f, y)
+        assert beta[0] <= (1 + 1e-9) / (LEAST_NOISE * y.var(ddof=1))
+        assert (beta[0] * LEAST_NOISE * y.var(ddof=1) > 1 - 1e-9) == bounded
+
+
+def test_columns_of_zeros_change_the_published_formula():
+    """It adds log(alpha) / 2 for each: what makes it fail with fewer rows than columns."""
+    f = features(30, 50)
+    y = classes(f, 3)
+    wider = [logme(np.hstack([f, np.zeros((30, k))]), y, compat=True) for k in (0, 5, 10)]
+    assert abs(wider[1] - wider[0]) > 1e-3
+    assert wider[2] - wider[1] == pytest.approx(wider[1] - wider[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [16, 30])
+@pytest.mark.parametrize("r", [2, 8])
+def test_near_interpolation(n, r):
+    """Fewer rows than dimensions, and labels that a plane separates: nearly no residual."""
+    d = 64 if r == 2 else 32
+    rng = np.random.default_rng(3)
+    labels = np.arange(n) % 4
+    f = 3 * rng.normal(size=(4, d))[labels] + 1e-2 * rng.normal(size=(n, d))
+    maps = random_maps(3, d, r)
+    for least in (LEAST_NOISE, 1e-4):
+        options = {"centring": "both", "unit_norm": True, "least_noise": least}
+        got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, **options)
+        wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(3)]
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit_norm", [False, True])
+@pytest.mark.parametrize("n", [7, 30])
+@pytest.mark.parametrize("r", [1, 2, 12])
+@pytest.mark.parametrize("more", [0, 6])
+def test_low_rank_terms(unit_norm, n, r, more):
+    """gamma, |m|², |y - F m|² and the determinant of low-rank changes, against matrices written
+    out, for t far below, among and far above the eigenvalues.
+    """
+    d, k = 12, 3
+    f = features(n, d + more)
+    y = outputs(f, k)
+    scale, inner, outer, _ = maps_of_two_layers(2, d, more, r)
+    scale[1] *= -1
+    basis = Basis(TargetStatistics.of(f, y), d, n)
+    low = LowRankGram(basis, scale, inner, outer, unit_norm=unit_norm)
+    for t in 10.0 ** np.random.default_rng(0).uniform(-5, 5, (12, 2, k)):
+        now = low(t)
+        for i in range(2):
+            h = scale[i] * f[:, :d] + f @ inner[i] @ outer[i].T
+            if unit_norm:
+                h /= math.sqrt((h**2).sum() / n)
+            for j in range(k):
+                near = {"rel": 1e-6, "abs": 1e-8}
+                matrix = h.T @ h + t[i, j] * np.eye(d)
+                rho = t[i, j] * np.linalg.solve(h @ h.T + t[i, j] * np.eye(n), y[:, j])
+                gamma = np.trace(np.linalg.solve(matrix, h.T @ h))
+                determinant = np.linalg.slogdet(matrix)[1] - d * math.log(t[i, j])
+                assert now.gamma[i, j] == pytest.approx(gamma, **near)
+                assert now.penalty[i, j] == pytest.approx(rho @ (y[:, j] - rho), **near)
+                assert now.residual[i, j] == pytest.approx(rho @ rho, **near)
+                assert now.determinant[i, j] == pytest.approx(determinant, **near)
 
 
 def test_regression_labels_may_be_a_vector():
@@ -245,17 +355,6 @@ def test_columns_of_zeros_do_not_change_the_evidence(problem, more, centring):
 
 
 @QUICK
-@given(problems(), st.integers(1, 30))
-def test_columns_of_zeros_change_the_published_formula(problem, more):
-    """It adds log(alpha) / 2 for each: what makes it fail with fewer rows than columns."""
-    f, y = problem
-    wider = np.hstack([f, np.zeros((len(f), more))])
-    _, alpha, _ = fixed_point(f, label_columns(y, compat=True), compat=True)
-    step = more * np.log(alpha).mean() / (2 * len(f))
-    assert logme(wider, y, compat=True) == same(logme(f, y, compat=True) + step)
-
-
-@QUICK
 @given(problems(), st.integers(2, 4), OPTIONS)
 def test_repeated_columns_are_longer_columns(problem, times, options):
     f, y = problem
@@ -291,9 +390,6 @@ def test_centring_and_unit_norm_are_what_they_say():
     labels = classes(f, 3)
     g = f - f.mean(0)
     assert logme(f, labels, centring="features") == pytest.approx(logme(g, labels), rel=1e-12)
-    y = label_columns(labels)
-    both = logme(f, labels, centring="both")
-    assert both == pytest.approx(logme(g, y - y.mean(0)), rel=1e-12)
     h = f / math.sqrt((f**2).sum(1).mean())
     assert logme(f, labels, unit_norm=True) == pytest.approx(logme(h, labels), rel=1e-12)
 
@@ -313,43 +409,21 @@ def mapped(f: np.ndarray, maps: tuple[np.ndarray, ...], i: int) -> np.ndarray:
     return scale * f + f @ inner @ outer.T + offset
 
 
-@pytest.fixture
-def route(monkeypatch):
-    """Which way maps were scored: ``low rank`` or ``full``, in the order of calls."""
-    taken = []
-
-    def spy(name, what):
-        original = getattr(module, name)
-
-        def wrapped(*arguments, **options):
-            taken.append(what)
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(module, name, wrapped)
-
-    spy("LowRankMaps", "low rank")
-    spy("logme_of_full_maps", "full")
-    return taken
-
-
 @pytest.mark.parametrize("n", [25, 200])
 @pytest.mark.parametrize("centring", ["none", "features", "both"])
 @pytest.mark.parametrize("unit_norm", [False, True])
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("r", [0, 2, 8])
-def test_maps_score_as_mapped_features(route, n, centring, unit_norm, compat, r):
+def test_maps_score_as_mapped_features(n, centring, unit_norm, compat, r):
     d, b = 48, 3
     f = features(n, d)
     labels = classes(f, 5)
     statistics = TargetStatistics.of(f, label_columns(labels, compat=compat))
     maps = random_maps(b, d, r)
     options = {"centring": centring, "unit_norm": unit_norm, "compat": compat}
-    got = logme_of_maps(statistics, *maps, **options, precision="double")
-    # r = 8: blocks of 16 × 16 would cost more than an eigendecomposition.
-    blocks = [] if r == 0 and centring != "none" else ["low rank"]
-    assert route == (["full"] if compat or r == 8 else blocks)
+    got = logme_of_maps(statistics, *maps, **options)
     wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(b)]
-    np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 def maps_of_two_layers(b: int, d: int, more: int, r: int) -> tuple[np.ndarray, ...]:
@@ -368,7 +442,7 @@ def mapped_from_two_layers(f: np.ndarray, maps: tuple[np.ndarray, ...], i: int) 
 @pytest.mark.parametrize("centring", ["none", "features", "both"])
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("r", [0, 2, 8])
-def test_maps_may_read_columns_beside_those_they_give(route, n, centring, compat, r):
+def test_maps_may_read_columns_beside_those_they_give(n, centring, compat, r):
     """Fewer rows than columns, as many, and more: what f makes of g is all of it, or a part."""
     d, more, b = 48, 40, 3
     f = features(n, d + more)
@@ -376,36 +450,9 @@ def test_maps_may_read_columns_beside_those_they_give(route, n, centring, compat
     statistics = TargetStatistics.of(f, label_columns(labels, compat=compat))
     maps = maps_of_two_layers(b, d, more, r)
     options = {"centring": centring, "unit_norm": True, "compat": compat}
-    got = logme_of_maps(statistics, *maps, **options, dimension=d, precision="double")
-    full = compat or r == 8 or centring == "none"
-    assert route == (["full"] if full else [] if r == 0 else ["low rank"])
+    got = logme_of_maps(statistics, *maps, **options, dimension=d)
     wanted = [logme(mapped_from_two_layers(f, maps, i), labels, **options) for i in range(b)]
-    # As many rows as columns: a Gram matrix has half of the digits of its features.
-    np.testing.assert_allclose(got, wanted, atol=1e-7 if full and n == d else 1e-9)
-    if not full:
-        torch = MapEvidence(statistics, centring=centring, dimension=d, device="cpu")(*maps)
-        np.testing.assert_allclose(torch, got, rtol=1e-9)
-
-
-@pytest.mark.parametrize("n", [30, 120, 600])
-def test_columns_beside_in_single_precision(monkeypatch, n):
-    d, more = 48, 48
-    f = features(n, d + more)
-    labels = np.random.default_rng(n).integers(0, 3, n)  # nothing to learn: no small residuals
-    statistics = TargetStatistics.of(f, label_columns(labels))
-    maps = maps_of_two_layers(6, d, more, 3)
-    taken = []
-    original = module.LowRankMaps
-    monkeypatch.setattr(
-        module,
-        "LowRankMaps",
-        lambda *a, **k: taken.append(k["single"]) or original(*a, **k),
-    )
-    single = logme_of_maps(statistics, *maps, dimension=d)
-    assert taken == [True]
-    double = logme_of_maps(statistics, *maps, dimension=d, precision="double")
-    np.testing.assert_allclose(single, double, atol=1e-6)
-    assert np.abs(single - double).max() > 0
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 def test_columns_beside_that_repeat_the_features_are_a_plain_map():
@@ -421,83 +468,25 @@ def test_columns_beside_that_repeat_the_features_are_a_plain_map():
     )
 
 
-@pytest.mark.parametrize("n", [25, 48, 97, 300])
-@pytest.mark.parametrize("centring", ["none", "features", "both"])
-@pytest.mark.parametrize("compat", [False, True])
-def test_features_score_the_same_by_gram_and_by_singular_values(n, centring, compat):
-    f = features(n, 48)
-    options = {"centring": centring, "compat": compat, "unit_norm": True}
-    for y in (label_columns(classes(f, 3)), outputs(f, 2)):
-        got = logme_of_features(np.float32(f), y, **options)
-        assert got == pytest.approx(logme(np.float32(f), y, **options), rel=1e-9)
-
-
-@pytest.mark.parametrize("centring", ["features", "both"])
-@pytest.mark.parametrize("n", [25, 200])
-def test_both_routes_agree(route, n, centring):
-    d = 48
-    f = features(n, d)
-    for y in (label_columns(classes(f, 3)), outputs(f, 2)):
-        statistics = TargetStatistics.of(f, y)
-        scale, inner, outer, offset = random_maps(4, d, 3)
-        low = logme_of_maps(
-            statistics, scale, inner, outer, offset, centring=centring, precision="double"
-        )
-        weight = scale[:, None, None] * np.eye(d) + outer @ inner.transpose(0, 2, 1)
-        full = logme_of_full_maps(statistics, weight, offset, centring=centring)
-        np.testing.assert_allclose(low, full, rtol=1e-9)
-    assert set(route) == {"low rank"}
-
-
 def test_maps_of_a_regression_target():
     f = features(40, 48)
     y = outputs(f, 1)[:, 0]
     maps = random_maps(2, 48, 4)
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(y)), *maps, precision="double")
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(y)), *maps)
     wanted = [logme(mapped(f, maps, i), y, centring="both", unit_norm=True) for i in range(2)]
-    np.testing.assert_allclose(got, wanted, rtol=1e-8)
-
-
-@pytest.mark.parametrize("n", [16, 30])
-@pytest.mark.parametrize("r", [2, 8])
-def test_near_interpolation(route, n, r):
-    """Fewer rows than dimensions, and labels that a plane separates: nearly no residual."""
-    d = 64 if r == 2 else 32
-    rng = np.random.default_rng(3)
-    labels = np.arange(n) % 4
-    f = 3 * rng.normal(size=(4, d))[labels] + 1e-2 * rng.normal(size=(n, d))
-    maps = random_maps(3, d, r)
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, precision="double")
-    assert route == ["low rank" if r == 2 else "full"]
-    for i in range(3):
-        g = mapped(f, maps, i)
-        wanted = logme(g, labels, centring="both", unit_norm=True)
-        # No small difference of large numbers is taken, though beta is near 1e6.
-        assert got[i] == pytest.approx(wanted, abs=1e-8)
-        assert wanted > 0  # better than one nat per row: it does interpolate
-        g = g - g.mean(0)
-        g /= math.sqrt((g**2).sum(1).mean())
-        y = label_columns(labels)
-        y = y - y.mean(0)
-        found, alpha, beta = fixed_point(g, y)
-        for j in range(4):
-            direct = marginal_likelihood(g, y[:, j], alpha[j], beta[j]) / n
-            assert found[j] == pytest.approx(direct, abs=1e-8)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [60, 300])
-def test_many_classes(route, n):
+def test_many_classes(n):
     d, k = 48, 40
     f = features(n, d)
     labels = classes(f, k)
     maps = random_maps(2, d, 3)
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, precision="double")
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
     options = {"centring": "both", "unit_norm": True}
     wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(2)]
-    np.testing.assert_allclose(got, wanted, rtol=1e-7)
-    few = TargetStatistics.of(f, label_columns(labels % 7))
-    logme_of_maps(few, *maps, precision="double")
-    assert route == ["low rank", "low rank"]
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 def test_a_source_scores_the_same_whatever_it_is_scored_beside():
@@ -519,106 +508,6 @@ def test_a_column_scores_the_same_whatever_it_is_scored_beside():
         assert fixed_point(f, y[:, j : j + 1])[0][0] == pytest.approx(found[j], rel=1e-10)
 
 
-@pytest.mark.parametrize("unit_norm", [False, True])
-@pytest.mark.parametrize("n", [7, 30])
-@pytest.mark.parametrize("r", [1, 2, 12])
-def test_low_rank_resolvent(unit_norm, n, r):
-    """gamma, |m|², |y - F m|² and the determinant by r × r blocks, against matrices written out,
-    for t far below, among and far above the eigenvalues.
-    """
-    d, k = 12, 3
-    f = features(n, d)
-    y = outputs(f, k)
-    scale, inner, outer, _ = random_maps(2, d, r)
-    scale[1] *= -1
-    target = TargetSpectrum(TargetStatistics.of(f, y))
-    low = LowRankMaps(target, scale, inner, outer, unit_norm=unit_norm)
-    for t in 10.0 ** np.random.default_rng(0).uniform(-5, 5, (12, 2, k)):
-        gamma, norm, residual = low(t)
-        determinant = low.log_determinant(t, compat=False)
-        for i in range(2):
-            h = scale[i] * f + f @ inner[i] @ outer[i].T
-            if unit_norm:
-                h /= math.sqrt((h**2).sum() / n)
-            for j in range(k):
-                matrix = h.T @ h + t[i, j] * np.eye(d)
-                m = np.linalg.solve(matrix, h.T @ y[:, j])
-                near = {"rel": 1e-6, "abs": 1e-9}
-                assert gamma[i, j] == pytest.approx(
-                    np.trace(np.linalg.solve(matrix, h.T @ h)), **near
-                )
-                assert norm[i, j] == pytest.approx(m @ m, **near)
-                assert residual[i, j] == pytest.approx(((y[:, j] - h @ m) ** 2).sum(), **near)
-                assert determinant[i, j] == pytest.approx(np.linalg.slogdet(matrix)[1], **near)
-    with pytest.raises(NotImplementedError):
-        low.log_determinant(t, compat=True)
-
-
-def single_precision(monkeypatch):
-    """Note for every table of values whether it was made in single precision."""
-    taken = []
-    original = LowRankMaps._values
-    monkeypatch.setattr(
-        LowRankMaps,
-        "_values",
-        lambda self, *a: taken.append(self.single) or original(self, *a),
-    )
-    return taken
-
-
-@pytest.mark.parametrize("n", [30, 49, 200, 1000])
-@pytest.mark.parametrize("centring", ["features", "both"])
-@pytest.mark.parametrize("unit_norm", [False, True])
-def test_single_precision_where_it_serves(monkeypatch, n, centring, unit_norm):
-    """Half precision maps of labels that leave a residual: 1e-6 of the directly computed score."""
-    taken = single_precision(monkeypatch)
-    f = features(n, 48)
-    rng = np.random.default_rng(5)
-    labels = np.where(rng.random(n) < 0.5, classes(f, 3), rng.integers(0, 3, n))
-    scale, inner, outer, offset = random_maps(4, 48, 3)
-    arrays = inner, outer, offset
-    maps = scale, *(a.astype(np.float16) for a in arrays)
-    options = {"centring": centring, "unit_norm": unit_norm}
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, **options)
-    assert taken
-    assert all(taken)
-    wide = tuple(np.float64(m) for m in maps)
-    wanted = [logme(mapped(f, wide, i), labels, **options) for i in range(4)]
-    np.testing.assert_allclose(got, wanted, atol=1e-6)
-    assert np.ptp(wanted) > 1e-5
-
-
-@pytest.mark.parametrize(
-    "unsafe", ["interpolation", "no identity", "uneven", "dependent", "zero column"]
-)
-def test_double_precision_where_single_would_not_serve(monkeypatch, unsafe):
-    taken = single_precision(monkeypatch)
-    d, n = 48, 49 if unsafe == "interpolation" else 200
-    f = features(n, d)
-    labels = np.random.default_rng(5).integers(0, 3, n)
-    scale, inner, outer, offset = random_maps(2, d, 3)
-    if unsafe == "interpolation":
-        labels = np.arange(n) % 2
-        f = 3 * np.random.default_rng(n).normal(size=(2, d))[labels] + 1e-2 * f
-    elif unsafe == "no identity":
-        scale[:] = 1e-3
-    elif unsafe == "uneven":
-        outer[:, :, 1] = outer[:, :, 0] + 1e-5 * outer[:, :, 1]
-    elif unsafe == "dependent":
-        outer[:, :, 1] = outer[:, :, 0]
-    else:
-        outer[:, :, 1] = 0.0
-    maps = scale, inner, outer, offset
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
-    assert taken
-    assert not taken[-1]
-    if unsafe == "interpolation":  # which the unmapped features tell: it is not even tried
-        assert not any(taken)
-    options = {"centring": "both", "unit_norm": True}
-    wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(2)]
-    np.testing.assert_allclose(got, wanted, atol=1e-8)
-
-
 def test_outer_factors_need_not_be_orthonormal_nor_independent():
     f = features(60, 48)
     labels = classes(f, 3)
@@ -630,70 +519,22 @@ def test_outer_factors_need_not_be_orthonormal_nor_independent():
     inner[2] *= 1e-3
     maps = scale, inner, outer, offset
     options = {"centring": "both", "unit_norm": True}
-    got = logme_of_maps(statistics, *maps, precision="double")
+    got = logme_of_maps(statistics, *maps)
     wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(3)]
-    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-9])
-def test_a_map_without_its_multiple_of_the_identity(route, scale):
+def test_a_map_without_its_multiple_of_the_identity(scale):
     """Dividing by s would lose all digits: such a map is scored as a full one."""
     f = features(60, 48)
     labels = classes(f, 3)
     _, inner, outer, offset = random_maps(2, 48, 3)
     maps = np.array([1.0, scale]), inner, outer, offset
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, precision="double")
+    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps)
     options = {"centring": "both", "unit_norm": True}
     wanted = [logme(mapped(f, maps, i), labels, **options) for i in range(2)]
-    np.testing.assert_allclose(got, wanted, rtol=1e-8)
-    assert route == ["low rank", "full"]
-
-
-@pytest.mark.parametrize("n", [46, 48, 49, 52])
-@pytest.mark.parametrize("r", [2, 8])
-def test_where_single_precision_is_not_enough(n, r):
-    """As many rows as dimensions and easy labels: features interpolate, or nearly.
-
-    Rounding the statistics to float32 alone moves the score by far more than our error.
-    """
-    d = 48
-    rng = np.random.default_rng(n)
-    labels = np.arange(n) % 2
-    f = 3 * rng.normal(size=(2, d))[labels] + 1e-2 * rng.normal(size=(n, d))
-    maps = random_maps(3, d, r)
-    got = logme_of_maps(TargetStatistics.of(f, label_columns(labels)), *maps, centring="none")
-    for i in range(3):
-        g = mapped(f, maps, i)
-        wanted = logme(g, labels, unit_norm=True)
-        assert got[i] == pytest.approx(wanted, abs=1e-8)
-        g /= math.sqrt((g**2).sum() / n)
-        y = label_columns(labels)
-        found, alpha, beta = fixed_point(g, y)
-        for j in range(2):
-            direct = marginal_likelihood(g, y[:, j], alpha[j], beta[j]) / n
-            assert found[j] == pytest.approx(direct, abs=1e-8)
-    statistics = TargetStatistics.of(f, label_columns(labels))
-    single = TargetStatistics(
-        n,
-        *(
-            getattr(statistics, name).astype(np.float32).astype(np.float64)
-            for name in ("gram", "total", "cross", "label_total", "label_square")
-        ),
-    )
-    rounded = logme_of_maps(single, *maps, centring="none")
-    assert np.abs(rounded - got).max() > 1e-3
-
-
-@pytest.mark.parametrize("r", [0, 3, 20])
-@pytest.mark.parametrize("centring", ["none", "both"])
-def test_torch_scores_the_same(r, centring):
-    """The route of a GPU, on torch's processor device."""
-    f = features(80, 48)
-    statistics = TargetStatistics.of(f, label_columns(classes(f, 4)))
-    maps = random_maps(5, 48, r)
-    numpy = MapEvidence(statistics, centring=centring, precision="double")(*maps)
-    torch = MapEvidence(statistics, centring=centring, device="cpu")(*maps)
-    np.testing.assert_allclose(torch, numpy, rtol=1e-10)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 def test_many_batches_in_threads():
@@ -716,57 +557,6 @@ def test_an_error_in_a_batch_is_raised():
     scale, inner, outer, offset = random_maps(3, 48, 2)
     with pytest.raises(ValueError, match=r"."):
         list(scorer.over([(0, (scale, inner[:, :5], outer[:, :5], offset))]))
-
-
-@pytest.mark.parametrize("components", [5, 20, 48])
-def test_screening_scores_the_leading_components(components):
-    f = features(80, 48)
-    labels = classes(f, 4)
-    statistics = TargetStatistics.of(f, label_columns(labels))
-    maps = random_maps(3, 48, 2)
-    got = MapEvidence(statistics, components=components, precision="double")(*maps)
-    g = f - f.mean(0)
-    _, _, v = np.linalg.svd(g, full_matrices=False)
-    projected = g @ v[:components].T @ v[:components]
-    wanted = [
-        logme(mapped(projected, maps, i), labels, centring="both", unit_norm=True) for i in range(3)
-    ]
-    np.testing.assert_allclose(got, wanted, rtol=1e-8)
-
-
-@pytest.mark.parametrize("n", [100, 400])
-def test_full_maps_by_the_tridiagonal_form(n, monkeypatch):
-    """Without eigenvectors where rows are many, and the same number."""
-    d = 48
-    f = features(n, d)
-    labels = classes(f, 3)
-    statistics = TargetStatistics.of(f, label_columns(labels))
-    rng = np.random.default_rng(0)
-    weight, offset = rng.normal(size=(3, d, d)) / 7, rng.normal(size=(3, d))
-    used = []
-    monkeypatch.setattr(module, "Tridiagonal", lambda *a: used.append(Tridiagonal(*a)) or used[-1])
-    for centring in ("none", "both"):
-        got = logme_of_full_maps(statistics, weight, offset, centring=centring)
-        for i in range(3):
-            g = f @ weight[i].T + offset[i]
-            wanted = logme(g, labels, centring=centring, unit_norm=True)
-            assert got[i] == pytest.approx(wanted, rel=1e-9)
-    assert len(used) == 6
-    assert not any(each.doubtful for each in used)
-
-
-def test_full_maps_whose_labels_are_interpolated_are_decomposed():
-    """The tridiagonal form notices that its residual is no number to trust."""
-    d, n = 12, 100
-    f = features(n, d)
-    y = f @ np.random.default_rng(0).normal(size=(d, 1))
-    statistics = TargetStatistics.of(f, y)
-    weight, offset = np.eye(d)[None], np.zeros((1, d))
-    tridiagonal = Tridiagonal(statistics.gram, statistics.cross, statistics.label_square)
-    log_evidence(tridiagonal, (1, 1), n, d)
-    assert tridiagonal.doubtful
-    got = logme_of_full_maps(statistics, weight, offset, centring="none", unit_norm=False)
-    assert got[0] == pytest.approx(logme(f, y), rel=1e-9)
 
 
 def test_half_precision_arrays_are_read_as_they_are():
@@ -835,7 +625,7 @@ F = features(6, 3)
         (np.array([0, 1, 0, 1, 0]), r"\(6, 3\)"),
         (np.zeros((6, 2, 2)), r"\(6, 2, 2\)"),
         (np.array([[0, 1]] * 6), r"\(6, 2\)"),
-        (np.array(["a", "b"] * 3), "type <U1"),
+        (np.array(["a", None] * 3, object), "type object"),
     ],
 )
 @pytest.mark.parametrize("compat", [False, True])
@@ -861,6 +651,17 @@ def test_labels_in_other_types():
     assert logme(F, np.array([0, 1] * 3, np.uint8)) == wanted
     assert logme(F, np.array([False, True] * 3)) == wanted  # two classes, not an output
     assert logme(F.tolist(), (0, 1, 0, 1, 0, 1)) == wanted
+    for labels in (
+        [1, 2] * 3,
+        [5, 12] * 3,
+        ["no", "yes"] * 3,
+        [False, True] * 3,
+        np.array([0, 1] * 3, object),
+        np.array(["a", "b"] * 3, object),
+        np.array([[0], [1]] * 3),
+        torch.tensor([0, 1] * 3),
+    ):
+        assert logme(F, labels) == wanted, labels
     assert logme(F.astype(np.float32), [0, 1] * 3) == pytest.approx(wanted, rel=1e-6)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from taskscout.methods import statistics as module
-from taskscout.methods.evidence import label_columns
 from taskscout.methods.feature_score import label_matrix
+from taskscout.methods.labels import label_columns
 from taskscout.methods.method import get_method
 from taskscout.methods.statistics import TargetStatistics, target_statistics
 from taskscout.models.cache import EmbeddingCache

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from taskscout.methods.evidence import label_columns, logme, logme_of_maps
+from taskscout.methods.evidence import logme, logme_of_maps
+from taskscout.methods.labels import label_columns
 from taskscout.methods.statistics import TargetStatistics
 
 

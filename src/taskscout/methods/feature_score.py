@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from taskscout.errors import MethodError
 from taskscout.methods.descriptions import by_text
-from taskscout.methods.evidence import label_columns
+from taskscout.methods.labels import label_columns
 from taskscout.methods.method import BaseMethod, Description, Material
 from taskscout.methods.source_features import (
     Backend,

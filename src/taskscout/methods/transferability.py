@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from taskscout.methods.evidence import MapEvidence, logme_of_features
+from taskscout.methods.evidence import MapEvidence, logme
 from taskscout.methods.feature_score import (
     CLASSES,
     FeatureScore,
@@ -105,7 +105,7 @@ class LogME(FeatureScore):
 
     def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
         """Compute the score."""
-        return logme_of_features(
+        return logme(
             features,
             label_columns_of(labels, compat=self.compat),
             compat=self.compat,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taskscout.errors import DataError
-from taskscout.methods.evidence import label_columns
+from taskscout.methods.labels import label_columns, label_ids
 
 Array = NDArray[np.float64]
 
@@ -34,9 +34,8 @@ def checked(features: ArrayLike, labels: ArrayLike) -> tuple[Array, NDArray[Any]
 
 
 def numbered(labels: ArrayLike) -> NDArray[Any]:
-    """Labels as an array; false and true are the classes 0 and 1, no values."""
-    y = np.asarray(labels)
-    return y.astype(np.int64) if y.dtype == bool else y
+    """Class ids of any form as integers, values as floats."""
+    return label_ids(labels)
 
 
 def class_codes(labels: ArrayLike) -> NDArray[np.int64]:
