@@ -38,8 +38,8 @@ def seeds_apart(cells: pd.DataFrame) -> str:
         f"{FAILED} points or more below the median of their pair, so that some seed of "
         f"{below.any(axis=1).mean():.0%} of the pairs shows a loss that the others do not. Nearly "
         "all of these have seed 0, which is the sources' own: a target's head was then drawn as "
-        "its source's had been, and began with large outputs along what the source had learnt. Since "
-        "2026-11-28 it is drawn otherwise; runs before that have `draws=shared` in their recipe."
+        "its source's had been, and began with large outputs along what the source had learnt. "
+        "Since 2026-11-28 it is drawn otherwise; runs before have `draws=shared` in their recipe."
     )
 
 
