@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
-from taskscout.pools.sources import origin_of
+from taskscout.transfer.sources import origin_of
 
 from benchmarks._data import catalogue
 from benchmarks._grids import STUDIES
