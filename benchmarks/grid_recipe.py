@@ -14,7 +14,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-from taskscout.transfer.sources import origin_of
 
 from benchmarks._data import catalogue
 from benchmarks._grids import STUDIES
@@ -23,6 +22,7 @@ from taskscout.models.objectives import predict
 from taskscout.models.tuning import Recipe, tune
 from taskscout.studies.grid import NONE, Plan, _encoder
 from taskscout.studies.study_file import read_study
+from taskscout.transfer.sources import origin_of
 
 RUNS = RESULTS / "grid_recipe_runs.json"
 #: Batch size, steps and rate of body and head; the first is that of the grid before.
