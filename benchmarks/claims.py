@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,53 @@ def hurt() -> str:
     return f"{(points[~np.isnan(points)] < 0).mean():.0%}"
 
 
+@cache
+def result(name: str) -> Mapping[str, Any]:
+    """What a benchmark has stored."""
+    stored: Mapping[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return stored
+
+
+def family(variant: str, what: str = "hit") -> str:
+    """Share of targets whose first source is of their family, or what chance would give."""
+    return f"{np.mean([t[what] for t in result('families')[f'200: {variant}']]):.0%}"
+
+
+def family_by_cards() -> str:
+    """The same for ``format``, which reads nothing but cards."""
+    targets = result("methods")["methods"]["format"]["targets"].values()
+    return f"{np.mean([t['hit'] for t in targets]):.0%}"
+
+
+def single_pairs() -> list[Mapping[str, Any]]:
+    """Pairs that were trained with and without their source."""
+    return list(result("transfer")["runs"].values())
+
+
+def difference(summary: Callable[[list[float]], float]) -> str:
+    """The mean, least or largest difference over these pairs, in points."""
+    return f"{100 * summary([pair['difference'] for pair in single_pairs()]):.1f}"
+
+
+def on_taskweb(method: str) -> str:
+    """Gain of the first pick on TaskWeb's transfers of T5-large, in points."""
+    found = result("taskweb")["block"]["rows"]
+    (row,) = [r for r in found if (r["method"], r["metric"]) == (METHODS[method], "pick-gain")]
+    return f"{row['value']:.1f}"
+
+
 CLAIMS: dict[str, Callable[[], str]] = {
+    "family/default": partial(family, "maps of two layers (default)"),
+    "family/chance": partial(family, "maps of two layers (default)", "chance"),
+    "family/format": family_by_cards,
+    "family/targets": lambda: str(len(result("families")["200: maps of two layers (default)"])),
+    "pairs/count": lambda: str(len(single_pairs())),
+    "pairs/decided": lambda: str(sum(p["outcome"] != "undecided" for p in single_pairs())),
+    "pairs/mean": partial(difference, np.mean),
+    "pairs/least": partial(difference, min),
+    "pairs/most": partial(difference, max),
+    "taskweb/default": partial(on_taskweb, "default"),
+    "taskweb/random": partial(on_taskweb, "random"),
     "grid/sources": lambda: str(len(grid().sources)),
     "grid/targets": lambda: str(len(grid().targets)),
     "grid/hurt": hurt,
