@@ -27,12 +27,12 @@ from taskscout import Encoder, Pool, Workbench
 from taskscout.methods.evidence import (
     LEAST_NOISE,
     MapEvidence,
-    Spectral,
     logme,
     logme_of_maps,
     maximise,
 )
 from taskscout.methods.labels import label_columns
+from taskscout.methods.low_rank import Spectral
 from taskscout.methods.scores import h_score
 from taskscout.methods.statistics import TargetStatistics
 

@@ -26,7 +26,7 @@ VARIANTS = {
     "maps of two layers (default)": DEFAULT,
     "maps of the last layer": "esm-logme",
     "last layer, features as they are": "esm-logme(centring=none, unit_norm=false)",
-    "last layer, published formula": "esm-logme(centring=none, unit_norm=false, compat=true)",
+    "last layer, published formula": "esm-logme(compat=true)",
 }
 
 

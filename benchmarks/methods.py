@@ -43,7 +43,7 @@ from taskscout.tasks.task import SEQUENCE_KINDS
 #: Beside every method by its name.
 VARIANTS = (
     "esm-logme(centring=none,unit-norm=false)",
-    "esm-logme(centring=none,unit-norm=false,compat=true)",
+    "esm-logme(compat=true)",
     f"rrf({DEFAULT},vocabulary)",
     f"rrf({DEFAULT},format)",
     f"zscore({DEFAULT},sentence-embedding)",

@@ -64,10 +64,14 @@ TUNINGS: dict[Tuning, tuple[float, ...]] = {
 TIMED = 5
 #: Maps choose ten sources, whose real models then order them; what ``rank --refine 10`` does.
 REFINED = (f"{DEFAULT}>logme", "esm-logme>logme")
-#: Variants of one method, which have to be asked for one by one.
+_OURS = "compat=true, centring=both, unit_norm=true"
+#: Variants of one method, which have to be asked for one by one. The published formula is as
+#: released: features are neither centred nor scaled.
 VARIANTS = {
     "esm-logme, published formula": "esm-logme(compat=true)",
     "logme, published formula": "logme(compat=true)",
+    "esm-logme, published formula on our features": f"esm-logme({_OURS})",
+    "logme, published formula on our features": f"logme({_OURS})",
     "esm-logme, not centred": "esm-logme(centring=none, unit_norm=false)",
     "logme, not centred": "logme(centring=none, unit_norm=false)",
 }

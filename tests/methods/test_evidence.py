@@ -20,13 +20,12 @@ from taskscout.methods import evidence as module
 from taskscout.methods.evidence import (
     LEAST_NOISE,
     MapEvidence,
-    Spectral,
     logme,
     logme_of_maps,
     maximise,
 )
 from taskscout.methods.labels import label_columns
-from taskscout.methods.low_rank import Basis, LowRankGram
+from taskscout.methods.low_rank import Basis, LowRankGram, Spectral
 from taskscout.methods.statistics import TargetStatistics
 
 QUICK = settings(max_examples=40, deadline=None, derandomize=True)
@@ -74,9 +73,9 @@ def brute_force(f: np.ndarray, y: np.ndarray, least: float) -> float:
         return -marginal_likelihood(f, y, math.exp(at[0]), math.exp(at[1])) / len(f)
 
     top = -math.log(noise)
-    starts = itertools.product((-3.0, 1.0, 5.0), (top - 4.0, top - 1.0, top))
+    starts = itertools.product((0.0, 4.0), (top - 3.0, top))
     bounds = [(-12.0, 25.0), (-12.0, top)]
-    return -min(optimize.minimize(loss, x, bounds=bounds, tol=1e-12).fun for x in starts)
+    return -min(optimize.minimize(loss, x, bounds=bounds, tol=1e-10).fun for x in starts)
 
 
 def marginal_likelihood(f: np.ndarray, y: np.ndarray, alpha: float, beta: float) -> float:
@@ -107,12 +106,12 @@ def test_is_the_marginal_likelihood(n, d, rank, what):
     assert logme(f, labels) == pytest.approx(found.mean(), rel=1e-12)
 
 
-@pytest.mark.parametrize("least", [1e-3, 0.01, 0.2])
+@pytest.mark.parametrize("least", [0.01, 0.2])
 @pytest.mark.parametrize(
     ("n", "d", "what"),
-    [(30, 80, "classes"), (31, 30, "classes"), (30, 80, "outputs"), (90, 20, "outputs")],
+    [(30, 80, "classes"), (31, 30, "outputs"), (60, 20, "outputs")],
 )
-@pytest.mark.parametrize("centring", ["none", "features", "both"])
+@pytest.mark.parametrize("centring", ["none", "both"])
 def test_is_the_largest_marginal_likelihood(n, d, what, centring, least):
     """Against a search over alpha and beta; centred rows have n - 1 degrees of freedom.
 
@@ -286,6 +285,26 @@ def test_compat_and_the_evidence_agree_where_no_direction_is_missing():
     f = features(30, 80)
     labels = classes(f, 4)
     assert abs(logme(f, labels, compat=True) - logme(f, labels)) > 0.1
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_with_more_rows_than_columns_both_formulas_order_sources_alike(n):
+    """Of maps of uncentred features, where no direction is missing."""
+    f = features(n, 48)
+    maps = random_maps(12, 48, 3)
+    y = classes(f, 3)
+    ours, released = (
+        logme_of_maps(
+            TargetStatistics.of(f, label_columns(y, compat=compat)),
+            *maps,
+            compat=compat,
+            centring="none",
+            unit_norm=False,
+        )
+        for compat in (False, True)
+    )
+    np.testing.assert_allclose(ours, released, atol=1e-5)
+    np.testing.assert_array_equal(np.argsort(ours), np.argsort(released))
 
 
 # -- invariances ---------------------------------------------------------------------------

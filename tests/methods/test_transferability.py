@@ -17,6 +17,7 @@ from scipy.special import softmax
 from taskscout.errors import DataError, MethodError
 from taskscout.methods import scores as s
 from taskscout.methods.evidence import logme
+from taskscout.methods.expression import parse_method
 from taskscout.methods.feature_score import FeatureScore, fixed_order, label_matrix
 from taskscout.methods.method import Description, Method, get_method
 from taskscout.methods.source_features import SourceModels, SpaceMaps, describe_tuned
@@ -358,6 +359,24 @@ def test_none_is_the_untouched_encoder(made: Made, name: str, kind: str) -> None
     assert found[0] == pytest.approx(found[1], rel=1e-9)
     base = made.bench.embeddings(target)
     assert found[0] == pytest.approx(expected(name, base, target, made.tuned[0]), rel=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["three", "values"])
+def test_compat_is_as_released(made: Made, kind: str) -> None:
+    """Neither centring nor unit norm nor standardised values, unless they are asked for."""
+    target = TARGETS[kind]
+    base = made.bench.embeddings(target)
+    labels = target.labels("train")
+    for name in ("logme", "esm-logme"):
+        none = get_method(name).none(made.bench)
+        assert none is not None
+        released = parse_method(f"{name}(compat=true)").score(target, [none], made.bench)[0]
+        assert released == pytest.approx(logme(base, labels, compat=True), rel=1e-6)
+        ours = parse_method(f"{name}(compat=true, centring=both, unit_norm=true)")
+        found = ours.score(target, [none], made.bench)[0]
+        wanted = logme(base, labels, compat=True, centring="both", unit_norm=True)
+        assert found == pytest.approx(wanted, rel=1e-6)
+        assert abs(found - released) > 1e-3
 
 
 @pytest.mark.parametrize("compat", [False, True])

@@ -1,4 +1,4 @@
-"""Gram matrices of mapped features, as low-rank changes of the target's own: many maps at once.
+"""Gram matrices of features: decomposed, or as low-rank changes of a target's own, many at once.
 
 The evidence (:mod:`taskscout.methods.evidence`) and the H-score read the same matrix.
 """
@@ -30,6 +30,50 @@ class Terms(NamedTuple):
     penalty: Array
     #: |y - F m|².
     residual: Array
+
+
+class Spectral:
+    """:class:`Terms` of one source, or of sources of one spectrum each, by decomposition.
+
+    Parameters
+    ----------
+    eigenvalues
+        Of K, r; zeros may be left out.
+    coordinates
+        Of the label columns in F's left singular vectors, r × C.
+    label_square
+        y'y, C.
+    """
+
+    def __init__(self, eigenvalues: Array, coordinates: Array, label_square: Array) -> None:
+        kept = eigenvalues > RANK_TOLERANCE * max(float(eigenvalues.max(initial=0.0)), TINY)
+        self.eigenvalues, self.energies = eigenvalues[kept], coordinates[kept] ** 2
+        self.beyond = np.maximum(label_square - self.energies.sum(0), 0.0)
+
+    @classmethod
+    def of_features(cls, f: Array, y: Array) -> Spectral:
+        """From the singular values of F, with which nothing is lost to rounding."""
+        left, singular, _ = np.linalg.svd(f, full_matrices=False)
+        return cls(singular**2, left.T @ y, (y**2).sum(0))
+
+    @classmethod
+    def of_gram(cls, gram: Array, cross: Array, label_square: Array) -> Spectral:
+        """From K (d × d) and F'Y (d × C)."""
+        values, vectors = np.linalg.eigh(gram)
+        least = max(RANK_TOLERANCE * float(values[-1]), TINY)
+        return cls(values, vectors.T @ cross / np.sqrt(np.maximum(values, least))[:, None],
+                   label_square)  # fmt: skip
+
+    def __call__(self, t: Array) -> Terms:
+        """At t, 1 × C."""
+        share = self.eigenvalues[:, None] / (self.eigenvalues[:, None] + t)
+        rho = 1.0 - share
+        return Terms(
+            np.log1p(self.eigenvalues[:, None] / t).sum(0)[None],
+            share.sum(0)[None],
+            (self.energies * share * rho).sum(0)[None],
+            (self.beyond + (self.energies * rho**2).sum(0))[None],
+        )
 
 
 class Basis:

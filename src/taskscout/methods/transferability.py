@@ -63,10 +63,11 @@ class LogME(FeatureScore):
     It rewards features that explain the labels along a few strong directions, and charges for
     the freedom to fit noise.
 
-    *Options.* ``compat``: the published formula, which leaves out the zero eigenvalues' part of
-    the determinant and with fewer rows than dimensions ranks almost at random. ``centring``
-    (``both``, ``features``, ``none``) and ``unit_norm``: the score depends on mean and scale of
-    the features, so both are taken out by default.
+    *Options.* ``centring`` (``both``, ``features``, ``none``) and ``unit_norm``: the score
+    depends on mean and scale of the features, so both are taken out by default. ``compat``: as
+    released, which leaves out the zero eigenvalues' part of the determinant and with fewer rows
+    than dimensions ranks almost at random; features and labels then stay as they are, unless
+    ``centring`` and ``unit_norm`` are given too.
 
     *Cost.* One forward pass over the target's texts per source (10 sources and a few hundred
     texts: seconds; kept on disk), then some 50 ms per source at 384 dimensions.
@@ -94,14 +95,16 @@ class LogME(FeatureScore):
         backend: Backend,
         *,
         compat: bool = False,
-        centring: Centring = "both",
-        unit_norm: bool = True,
+        centring: Centring | None = None,
+        unit_norm: bool | None = None,
     ) -> None:
         super().__init__(backend)
+        if centring is None:
+            centring = "none" if compat else "both"
         one_of(self, "centring", centring, get_args(Centring))
         self.compat = compat
         self.centring: Centring = centring
-        self.unit_norm = unit_norm
+        self.unit_norm = (not compat) if unit_norm is None else unit_norm
 
     def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
         """Compute the score."""
