@@ -4,8 +4,8 @@
 
 Every target of the grid is scored against the maps of the grid's sources on 30 to 300 of its rows,
 three draws each. The order is held against that of 1,000 other rows of the same target, and
-against the real gains at 200 examples. The least noise is chosen on half of the targets (every
-other one by name) and reported on the other half.
+against the real gains at 200 examples, for several least variances of the noise, on two halves of
+the targets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from taskscout.methods.statistics import TargetStatistics
 NUMBERS = (30, 50, 100, 200, 300)
 HELD_OUT = 1000
 DRAWS = 3
-LEAST = (1e-6, 0.001, 0.01, 0.03, 0.1, 0.3)
+LEAST = (1e-6, 0.001, 0.01, 0.1, 0.3)
 
 
 def correlations(
@@ -94,24 +94,34 @@ def main() -> None:
         for row in correlations(name, gains.points[:, j], gains.sources, bench)
     ]
     targets = sorted(gains.targets)
-    halves = {"chosen on": targets[::2], "reported on": targets[1::2]}
+    halves = {"first": targets[::2], "second": targets[1::2]}
     table, stored = [], []
     for half, names in halves.items():
         for n in NUMBERS:
+            found = {}
             for least in LEAST:
                 part = [r for r in rows if r["n"] == n and r["least"] == least
                         and r["target"] in names]  # fmt: skip
-                found = {k: mean(part, k) for k in ("order", "gain", "pick")}
-                stored.append({"half": half, "n": n, "least": least, **found})
-                table.append((half, n, f"{least:g}", *(f"{v:.2f}" for v in found.values())))
+                found[least] = {k: mean(part, k) for k in ("order", "gain", "pick")}
+                stored.append({"half": half, "n": n, "least": least, **found[least]})
+            cells = [f"{found[least][k]:.2f}" for k in ("order", "gain") for least in LEAST]
+            table.append((half, n, *cells, f"{found[LEAST_NOISE]['pick']:.1f}"))
     text = (
         f"{len(gains.sources)} sources under `{DEFAULT}`, {len(targets)} targets, {DRAWS} draws of "
         f"n rows each. *Order*: Spearman with the order by {HELD_OUT} other rows of the target "
-        "(fewer where it has fewer); *gain*: Spearman with the real gains at 200 examples; *pick*: "
-        "gain in points of the first source. The bound is the least share of the labels' variance "
-        f"that is noise; {LEAST_NOISE:g} is the default, chosen on the first half of the "
-        "targets.\n\n" + markdown(("targets", "n", "least noise", "order", "gain", "pick"), table)
-    )
+        "(fewer where it has fewer); *gain*: Spearman with the real gains at 200 examples, for "
+        "each least noise, as a share of the labels' variance; *pick*: gain in points of the first "
+        f"source at {LEAST_NOISE:g}, the default. Halves are every other target by name; the bound "
+        "was to be chosen on the first half. It need not be: from 1e-6 to 0.1 it hardly moves "
+        "the order. It is there so that the evidence always has a maximum.\n\n"
+        + markdown(
+            (
+                "targets", "n", *(f"order, {x:g}" for x in LEAST), *(f"gain, {x:g}" for x in LEAST),
+                "pick",
+            ),
+            table,
+        )
+    )  # fmt: skip
     publish("few_labels", "LogME of few labels", text, {"means": stored, "rows": rows})
 
 
