@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from taskscout.methods.evidence import logme, logme_of_maps
 from taskscout.methods.labels import label_columns
@@ -28,6 +31,28 @@ def outputs(f: np.ndarray, k: int) -> np.ndarray:
     return f @ rng.normal(size=(f.shape[1], k)) + 0.5 * rng.normal(size=(len(f), k))
 
 
+def largest_evidence(f: np.ndarray, y: np.ndarray) -> float:
+    """The log marginal likelihood as written down, maximised by SciPy from several starts."""
+    u, s, _ = np.linalg.svd(f, full_matrices=False)
+    n, values = len(f), []
+    for c in np.unique(y):
+        label = (y == c).astype(float)
+        inside = (u.T @ label) ** 2
+        outside = label @ label - inside.sum()
+
+        def negative(p, inside=inside, outside=outside):
+            alpha, beta = np.exp(p)
+            variance = 1 / beta + s**2 / alpha
+            value = (np.log(variance) + inside / variance).sum() + n * math.log(2 * math.pi)
+            return (value - (n - len(s)) * p[1] + beta * outside) / 2
+
+        starts = ((0, 0), (5, 2), (10, 3), (-3, 2))
+        options = {"xatol": 1e-9, "fatol": 1e-10, "maxiter": 9000}
+        found = (minimize(negative, x, method="Nelder-Mead", options=options) for x in starts)
+        values.append(-min(one.fun for one in found))
+    return float(np.mean(values)) / n
+
+
 ENOUGH_ROWS = [(100, 100), (120, 100), (1000, 64), (500, 384)]
 TOO_FEW = [(50, 384), (20, 64), (99, 100)]
 
@@ -40,7 +65,13 @@ def test_hfselect_classification(peer, n, d, k):
     theirs = peer("hfselect.logme").LogME().fit(f, y)
     # To rounding: the same terms, those of the step before the last. At n = d they are 2e-5 away.
     assert logme(f, y, compat=True) == pytest.approx(theirs, rel=1e-11, abs=1e-11)
-    assert logme(f, y) == pytest.approx(theirs, abs=1e-6 if n > d else 1e-4)
+    if k == 2:
+        assert logme(f, y) == pytest.approx(theirs, abs=1e-6 if n > d else 1e-4)
+        return
+    # Of seven classes some have one row or two. The published steps stop short of the maximum
+    # there, for they add 1e-5 to a norm that is as small; ours is the maximum.
+    assert logme(f, y) > theirs
+    assert logme(f, y) == pytest.approx(largest_evidence(f, y), abs=2e-5)
 
 
 @pytest.mark.parametrize(("n", "d"), ENOUGH_ROWS)
@@ -125,4 +156,5 @@ def test_transformer_ranker_classification(peer, n, d):
     estimator = peer("transformer_ranker.estimators").LogME()
     theirs = estimator.fit(torch.from_numpy(f), torch.from_numpy(y))
     assert logme(f, y, compat=True) == pytest.approx(theirs, abs=1e-4)
-    assert logme(f, y) == pytest.approx(theirs, abs=1e-4)
+    assert logme(f, y) == pytest.approx(largest_evidence(f, y), abs=2e-5)
+    assert logme(f, y) > theirs - 1e-4
