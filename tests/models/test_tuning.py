@@ -14,6 +14,7 @@ from torch import nn
 from taskscout.errors import ModelError
 from taskscout.models.encoder import Encoder
 from taskscout.models.prompts import PromptedBody, prompt_vocabulary, with_prompt
+from taskscout.models.tuned_store import from_bytes, to_bytes
 from taskscout.models.tuning import (
     Recipe,
     TunedModel,
@@ -211,6 +212,14 @@ def test_a_target_does_not_begin_with_what_its_source_began_with(
             if name.endswith("lora_A"):
                 assert not np.allclose(array, target.initial[name])
                 assert not np.allclose(target.initial[name], third.initial[name])
+
+
+def test_parameters_come_back_in_one_order(tiny: Encoder) -> None:
+    """What is summed over layers rounds by their order, and safetensors has a new one each time."""
+    data = to_bytes(short(tiny, "lora", (GOOD, BAD)))
+    orders = {tuple(from_bytes(data, tiny).parameters) for _ in range(8)}
+    assert len(orders) == 1
+    assert len(orders.pop()) > 8
 
 
 def test_a_start_of_another_shape_is_refused(tiny: Encoder) -> None:

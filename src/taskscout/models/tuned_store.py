@@ -222,8 +222,10 @@ def restored(
     from taskscout.models.tuning import Recipe, TunedModel
 
     def group(name: str) -> Arrays:
+        # Sorted: safetensors loads in an order of its own each time, and what is summed over layers
+        # would round otherwise each time.
         prefix = f"{name}/"
-        return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): arrays[k] for k in sorted(arrays) if k.startswith(prefix)}
 
     recipe = Recipe(**{**meta["identity"]["recipe"], "checkpoints": tuple(meta["checkpoints"])})
     parameters, head = group("parameters"), group("head")
