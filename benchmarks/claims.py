@@ -55,10 +55,16 @@ def grid() -> Gains:
 
 
 @cache
+def result(name: str) -> Mapping[str, Any]:
+    """What a benchmark has stored."""
+    stored: Mapping[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return stored
+
+
+@cache
 def rows() -> Mapping[tuple[str, str], Mapping[str, float]]:
     """Rows of the study, by method and metric."""
-    stored = json.loads((RESULTS / f"{STUDY}.json").read_text())
-    return {(r["method"], r["metric"]): r for r in stored["rows"]}
+    return {(r["method"], r["metric"]): r for r in result(STUDY)["rows"]}
 
 
 def with_ends(value: float, low: float, high: float) -> str:
@@ -83,13 +89,6 @@ def hurt() -> str:
     """Share of transfers that lose against training directly."""
     points = grid().points
     return f"{(points[~np.isnan(points)] < 0).mean():.0%}"
-
-
-@cache
-def result(name: str) -> Mapping[str, Any]:
-    """What a benchmark has stored."""
-    stored: Mapping[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return stored
 
 
 def family(variant: str, what: str = "hit") -> str:

@@ -26,9 +26,10 @@ from benchmarks._grids import block
 from benchmarks._report import RESULTS
 from taskscout import Pool, Workbench
 from taskscout.methods import DEFAULT
-from taskscout.methods.gains import NONE, Gains
+from taskscout.methods.gains import Gains
 from taskscout.methods.target_facts import target_facts
 from taskscout.studies.predictions import Materials, Predicted, predict
+from taskscout.tasks.names import NONE
 
 SCORES = RESULTS / "forecast_scores.parquet"
 TARGETS = RESULTS / "forecast_targets.parquet"

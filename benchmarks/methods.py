@@ -36,8 +36,8 @@ from taskscout.models.cache import NoCache, default_folder
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuning import Recipe
 from taskscout.pools.build import describe
-from taskscout.ranking import NONE
 from taskscout.tasks.catalogue import Catalogue
+from taskscout.tasks.names import NONE
 from taskscout.tasks.task import SEQUENCE_KINDS
 
 #: Beside every method by its name.

@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmarks._grids import GRID, STUDIES
 from benchmarks._report import RESULTS, markdown, publish
-from taskscout.studies.store import NONE
+from taskscout.tasks.names import NONE
 
 #: A grid on another encoder, beside ours.
 TABLES = (GRID, RESULTS / "second_encoder.parquet")

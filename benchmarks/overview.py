@@ -9,16 +9,13 @@ pages that :data:`benchmarks._pages.PAGES` lists.
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from benchmarks._pages import PAGES, ROOT, page_of
-from benchmarks._report import RESULTS, markdown
-from benchmarks.claims import METHODS, STUDY, grid, hurt, oracle, rows, with_ends
+from benchmarks._report import markdown
+from benchmarks.claims import METHODS, STUDY, grid, hurt, oracle, result, rows, with_ends
 from taskscout.studies.comparison_rows import RANDOM
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -51,13 +48,6 @@ TASKWEB = {
     "a random source": RANDOM,
     "`layered-esm-logme`, the default": "layered-esm-logme",
 }
-
-
-@cache
-def result(name: str) -> dict[str, Any]:
-    """A stored result."""
-    stored: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return stored
 
 
 def compared(one: float, other: float, better: str = "better", worse: str = "worse") -> str:

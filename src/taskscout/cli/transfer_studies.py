@@ -166,16 +166,10 @@ def zero_shot(
     console = stderr()
     console.print(f"{len(tasks)} domains, {len(methods)} divergence{'s' * (len(methods) > 1)}")
 
-    def overlap(one: str, other: str) -> float:
-        return max(
-            opened.shares_texts_with(one).get(other, 0.0),
-            opened.shares_texts_with(other).get(one, 0.0),
-        )
-
     study = run_study(
         tasks, bench, methods,
         recipe=Recipe(examples=examples, tuning=tuning, epochs=epochs, tokens=10**9),  # type: ignore[arg-type]  # checked by Recipe
-        overlap=overlap, folder=out,
+        overlap=opened.overlap, folder=out,
         engine=make_engine(engine, processes=processes, address=address),
         report=lambda line: console.print(line, markup=False),
     )  # fmt: skip

@@ -32,7 +32,6 @@ eigenvalues alpha of alpha + beta K, which then dominate the score; and they sto
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +43,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
+from taskscout.engines import processes_available
 from taskscout.errors import DataError
 from taskscout.methods.labels import label_columns
 from taskscout.methods.low_rank import TINY, Basis, LowRankGram, Spectral, Terms
@@ -166,12 +166,6 @@ def one_thread() -> threadpool_limits:
     return threadpool_limits(1, user_api="blas")
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
 class MapEvidence:
     """LogME of linear maps f -> s f + V U'[f, g] + b of one target's embeddings.
 
@@ -255,7 +249,7 @@ class MapEvidence:
         What a batch is known by, and its scores; in the order of the batches.
         """
         self.prepare()
-        threads = threads or processors()
+        threads = threads or processes_available()
         waiting: deque[tuple[T, Future[Array]]] = deque()
         with one_thread(), ThreadPoolExecutor(threads) as pool:
             for tag, arguments in batches:

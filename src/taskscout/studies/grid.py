@@ -16,9 +16,11 @@ import numpy as np
 
 from taskscout.engines import Engine, Files, LazyJobs, LocalProcesses
 from taskscout.errors import StudyError, TaskscoutError
-from taskscout.studies.store import NONE, CellResult, GridStore
+from taskscout.studies.store import CellResult, GridStore
 from taskscout.studies.study_file import EncoderSettings, GridStudy, Strategy
 from taskscout.tasks.catalogue import Catalogue
+from taskscout.tasks.names import NONE
+from taskscout.tasks.overlap import MOST_OVERLAP
 from taskscout.tasks.task import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 #: Part of every cell's key: what changes the outcome of a cell raises it. 2: a target draws neither
 #: its head nor its LoRA factors as its source drew them.
 FORMAT = 2
-#: A share of texts in common above which a pair says nothing about transfer, and is not run.
-MOST_OVERLAP = 0.01
 #: Short examples trained a second by one process, where nothing was measured yet.
 _ASSUMED_RATE = 60.0
 
@@ -282,10 +282,7 @@ class Plan:
         return True
 
     def _overlap(self, source: str, target: str) -> bool:
-        return source != NONE and (
-            self.catalogue.shares_texts_with(target).get(source, 0) > MOST_OVERLAP
-            or self.catalogue.shares_texts_with(source).get(target, 0) > MOST_OVERLAP
-        )
+        return source != NONE and self.catalogue.overlap(source, target) > MOST_OVERLAP
 
     def _cell(
         self, source: str, target: str, settings: EncoderSettings,

@@ -21,6 +21,7 @@ from taskscout.engines import Engine, Files, Here, LazyJobs
 from taskscout.errors import StudyError
 from taskscout.models.encoder import encoder_of
 from taskscout.tasks import Task
+from taskscout.tasks.overlap import MOST_OVERLAP
 from taskscout.transfer.multitask import tune_together
 from taskscout.transfer.result import NONE
 from taskscout.transfer.strategies import Start, check_target, scored, tune_task
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from taskscout.pools.pool import Pool
     from taskscout.tasks.catalogue import Catalogue
 
-#: Share of common texts above which a source is not used in a study with the target.
-MOST_OVERLAP = 0.01
 #: Kinds of mixtures, in the order of the tables.
 TYPES = (NONE, "all", "group", "related", "random")
 
@@ -90,15 +89,7 @@ def unseen(
     """Sources that are no target and share no texts with one, and why the others are not used."""
     kept, left_out = [], {}
     for name in sources:
-        shared = [
-            t
-            for t in targets
-            if max(
-                catalogue.shares_texts_with(name).get(t, 0.0),
-                catalogue.shares_texts_with(t).get(name, 0.0),
-            )
-            > MOST_OVERLAP
-        ]
+        shared = [t for t in targets if catalogue.overlap(name, t) > MOST_OVERLAP]
         if name in targets:
             left_out[name] = "is a target"
         elif shared:

@@ -7,7 +7,7 @@ again, and what the source that other seeds call the best gives under a seed tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -142,12 +142,30 @@ def run_variance(scores: Array) -> Array:
     -------
     One per target; NaN where no two sources share two seeds.
     """
+    return mean_over_pairs(scores, _half_variance_of_differences)
+
+
+def mean_over_pairs(scores: Array, of_columns: Callable[[Array], tuple[Array, Array]]) -> Array:
+    """Mean over the pairs of sources of a number from their seeds, per target.
+
+    Parameters
+    ----------
+    scores
+        Sources × targets × seeds; NaN where there is no run.
+    of_columns
+        Of seeds × sources: the number for each pair of columns, and how many rows both have. The
+        pairs weigh by these rows less one.
+
+    Returns
+    -------
+    One per target; NaN where no two sources share two seeds.
+    """
     out = np.full(scores.shape[1], np.nan)
     for j in range(scores.shape[1]):
-        halves, n = _half_variance_of_differences(scores[:, j].T)
+        values, n = of_columns(scores[:, j].T)
         pairs = ~np.eye(len(n), dtype=bool) & (n > 1)
         if pairs.any():
-            out[j] = np.average(halves[pairs], weights=n[pairs] - 1)
+            out[j] = np.average(values[pairs], weights=n[pairs] - 1)
     return out
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskscout.errors import StudyError
+from taskscout.tasks.names import NONE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from taskscout.methods.gains import Gains
-
-NONE = "none"
 
 #: Kept in the file's header by SQLite: says that the file is ours, and of which layout.
 _APPLICATION, _LAYOUT = 0x7A5C0B, 2

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from taskscout.errors import StudyError
 from taskscout.methods.gains import Gains, mean_of_known
-from taskscout.studies.reliability import run_variance
+from taskscout.studies.reliability import mean_over_pairs, run_variance
 
 Array = NDArray[np.float64]
 
@@ -189,7 +189,7 @@ class _Moments:
             seed = np.full(len(run), np.nan)
         else:
             per_run = gains.scores - gains.alone
-            run, seed = run_variance(per_run), _seed_variance(per_run)
+            run, seed = run_variance(per_run), mean_over_pairs(per_run, _covariances)
         cells = mean_of_known(per_run)
         covariance, common = _covariances(cells)
         if not (common[~np.eye(len(common), dtype=bool)] > 1).any():
@@ -269,17 +269,6 @@ def _covariances(rows: Array) -> tuple[Array, Array]:
     with np.errstate(divide="ignore", invalid="ignore"):
         covariance = (values.T @ values - total * total.T / n) / (n - 1)
     return np.where(n > 1, covariance, np.nan), n
-
-
-def _seed_variance(per_run: Array) -> Array:
-    """Covariance over seeds of two sources of a target, mean over pairs of sources, per target."""
-    out = np.full(per_run.shape[1], np.nan)
-    for j in range(per_run.shape[1]):
-        covariance, n = _covariances(per_run[:, j].T)
-        pairs = ~np.eye(len(n), dtype=bool) & (n > 1)
-        if pairs.any():
-            out[j] = np.average(covariance[pairs], weights=n[pairs] - 1)
-    return out
 
 
 def _variance(values: Array) -> float:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from taskscout.engines import Engine, Files, Here, LazyJobs
 from taskscout.errors import StudyError
 from taskscout.methods.method import get_method
-from taskscout.studies.multitask import MOST_OVERLAP, RowLog
+from taskscout.studies.multitask import RowLog
 from taskscout.studies.pruning import PruningCurve, pruning_curve
 from taskscout.tasks import Task
+from taskscout.tasks.overlap import MOST_OVERLAP
 from taskscout.transfer.origin import Origin
 from taskscout.transfer.strategies import transfer
 from taskscout.transfer.zero_shot import plain

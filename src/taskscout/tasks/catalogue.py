@@ -224,6 +224,13 @@ class Catalogue:
         """List other tasks that hold texts of this one, with the share of its rows, 0 to 1."""
         return dict(self.entry(name).get("shares_texts_with") or {})
 
+    def overlap(self, one: str, other: str) -> float:
+        """Share of the rows of one task whose texts the other holds, 0 to 1; the larger way."""
+        return max(
+            self.shares_texts_with(one).get(other, 0.0),
+            self.shares_texts_with(other).get(one, 0.0),
+        )
+
     def card(self, name: str) -> TaskCard:
         """Make the card of one task, without rows and label names (:meth:`task` fills these)."""
         entry = self.entry(name)

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 def checked(features: ArrayLike, labels: ArrayLike) -> tuple[Array, NDArray[Any]]:
     """Check that there are n rows of finite features for n labels."""
-    f, y = np.asarray(features, np.float64), numbered(labels)
+    f, y = np.asarray(features, np.float64), label_ids(labels)
     if f.ndim != 2 or y.ndim != 1 or len(f) != len(y) or not len(f):
         raise DataError(
             f"Features have shape {f.shape}, labels {y.shape}.",
@@ -33,14 +33,9 @@ def checked(features: ArrayLike, labels: ArrayLike) -> tuple[Array, NDArray[Any]
     return f, y
 
 
-def numbered(labels: ArrayLike) -> NDArray[Any]:
-    """Class ids of any form as integers, values as floats."""
-    return label_ids(labels)
-
-
 def class_codes(labels: ArrayLike) -> NDArray[np.int64]:
     """Number the classes that occur from 0; at least two, or an error."""
-    y = numbered(labels)
+    y = label_ids(labels)
     if not np.issubdtype(y.dtype, np.integer):
         raise DataError(
             f"The labels are of type {y.dtype}.",
