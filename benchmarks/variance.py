@@ -19,7 +19,8 @@ from scipy.stats import spearmanr
 
 from benchmarks._grids import block
 from benchmarks._report import ROOT, markdown, publish
-from taskscout.methods.gains import Gains
+from taskscout import Pool
+from taskscout.methods.gains import Gains, mean_of_known
 from taskscout.studies.variance import FIGURES, VarianceComponents, variance_components
 
 TASKWEB = ("t5l_finetune", "t5b_finetune", "t5s_finetune", "t5b_bitfit")
@@ -35,6 +36,13 @@ def probe_against_strength(path: Path, setting: str) -> float:
     strength = np.nanmean(gains.mean_scores - gains.mean_alone, 1)
     pairs = [(probe[s], g) for s, g in zip(gains.sources, strength, strict=True) if probe[s]]
     return float(spearmanr(*zip(*pairs, strict=True))[0])
+
+
+def own_probe_against_strength(gains: Gains) -> float:
+    """Spearman correlation of the built-in pool's MNLI probe with a source's mean gain."""
+    pool = Pool.builtin()
+    probe = [pool.header(s, "mnli-probe")["accuracy"] for s in gains.sources]
+    return float(spearmanr(probe, mean_of_known(gains.points))[0])
 
 
 def cells(split: VarianceComponents) -> list[str]:
@@ -67,6 +75,7 @@ def main() -> None:
     splits = {name: variance_components(gains) for name, gains in grids.items()}
     rows = [(name, f"{s.sources} × {s.targets}", *cells(s)) for name, s in splits.items()]
     probes = {s: probe_against_strength(recycling, s) for s in RECYCLING}
+    probes["ours"] = own_probe_against_strength(grids["ours, LoRA, 200 examples"])
     shares = [s.strength for s in splits.values()]
     ours = splits["ours, LoRA, 200 examples"]
     text = (
@@ -80,7 +89,8 @@ def main() -> None:
         "what really tells the sources of a target apart, on every grid, that of Choshen et al. "
         "among them. Their claim holds for what is strong (a target-blind prior finds good "
         "sources, and the MNLI probe agrees with a source's mean gain by Spearman "
-        f"{probes['roberta_base']:.2f} on RoBERTa and {probes['bert_base_uncased']:.2f} on BERT), "
+        f"{probes['roberta_base']:.2f} on RoBERTa, {probes['bert_base_uncased']:.2f} on BERT and "
+        f"{probes['ours']:.2f} on our MiniLM), "
         "not for how much choosing by the target could add. Model recycling has one run of each "
         "source: the spread of its 20 direct runs stands for the noise, which is as large as the "
         "interaction there and would look like it.\n\n"

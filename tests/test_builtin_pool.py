@@ -35,6 +35,7 @@ LARGEST = 60_000_000
 #: Descriptions that every source has.
 KEYS = {
     "tuned",
+    "mnli-probe",
     "space-map",
     "layered-map",
     "overlap",
@@ -339,7 +340,6 @@ def test_carries_what_methods_read(pool: Pool, bench: Workbench, monkeypatch: py
         if (method := get_method(name)).cost in ("card", "words", "embedding")
         and "grid" not in method.needs
         and not method.composed
-        and name != "mnli-probe"  # which the pool does not carry yet, as its docstring says
     ]
     assert len(wanted) > 50
     monkeypatch.setattr(TopicModel, "fit", None)  # the topics are read

@@ -37,9 +37,7 @@ class MNLIProbe(BaseMethod):
     read most off the untouched encoder. No transfer result chose it.
 
     *Cost.* Nothing at ranking time. A source costs one forward pass over 800 pairs and five heads,
-    once it is tuned, and keeps one number. The built-in pool does not have it yet:
-    ``taskscout pool describe --method mnli-probe --catalogue DIR --out FOLDER``, with
-    ``TASKSCOUT_DATA`` set.
+    once it is tuned, and keeps one number, which the built-in pool has of every source.
 
     *Fails* where sources match some targets and not others, which on our grid is most of what
     tells them apart (``docs/benchmarks/strength-or-match.md``). Sources about inference come first
