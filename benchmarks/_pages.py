@@ -37,7 +37,7 @@ PAGES = (
         "methods-on-transfer",
         "Methods on real transfer",
         "Does the source that a method puts first help, when the target is really trained from it?",
-        ("study-lora-200-full", "study", "study-wide", "map_kinds"),
+        ("study-lora-200-full", "default_method", "study", "study-wide", "map_kinds"),
     ),
     Page(
         "forecasts",
