@@ -10,7 +10,8 @@ import json
 from benchmarks._data import catalogue
 from benchmarks._report import RESULTS, markdown, publish
 from taskscout import Encoder
-from taskscout.models.tuning import Recipe, tune
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuning import tune
 
 SOURCES = ("sst2", "clinc150", "snli")
 #: Settings beside each recipe's own: a bigger recipe than the pool's.

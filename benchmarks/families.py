@@ -20,7 +20,7 @@ from taskscout import Pool, Workbench
 from taskscout.methods import DEFAULT
 from taskscout.methods.expression import parse_method
 from taskscout.methods.method import Method
-from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 VARIANTS = {
     "maps of two layers (default)": DEFAULT,

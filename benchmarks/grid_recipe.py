@@ -19,7 +19,8 @@ from benchmarks._data import catalogue
 from benchmarks._grids import STUDIES
 from benchmarks._report import RESULTS, markdown, publish
 from taskscout.models.objectives import predict
-from taskscout.models.tuning import Recipe, tune
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuning import tune
 from taskscout.studies.grid import NONE, Plan, _encoder
 from taskscout.studies.study_file import read_study
 from taskscout.transfer.sources import origin_of

@@ -21,8 +21,9 @@ from typing import Any
 from benchmarks._data import catalogue
 from benchmarks._report import RESULTS, markdown, publish
 from taskscout import Encoder
+from taskscout.models.recipe import Recipe, Tuning
 from taskscout.models.rendering import as_text_to_text
-from taskscout.models.tuning import Recipe, Tuning, tune
+from taskscout.models.tuning import tune
 from taskscout.tasks import Task
 
 TUNINGS: tuple[Tuning, ...] = ("full", "lora", "prompt", "p-tuning-v2", "bitfit", "head")

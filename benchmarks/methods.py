@@ -34,11 +34,11 @@ from taskscout.methods.source_features import TUNED
 from taskscout.methods.topics import ATTACHED
 from taskscout.models.cache import NoCache, default_folder
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.pools.build import describe
 from taskscout.tasks.catalogue import Catalogue
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 from taskscout.tasks.names import NONE
-from taskscout.tasks.task import SEQUENCE_KINDS
 
 #: Beside every method by its name.
 VARIANTS = (

@@ -33,7 +33,7 @@ from taskscout.methods.expression import parse_method
 from taskscout.methods.gains import Gains
 from taskscout.methods.method import get_method, method_names
 from taskscout.models.cache import NoCache
-from taskscout.models.tuning import Recipe, Tuning
+from taskscout.models.recipe import Recipe, Tuning
 from taskscout.reports.studies import narrower_tables
 from taskscout.studies.comparison import Comparison, compare
 from taskscout.studies.comparison_rows import ORACLE, PRIOR, RANDOM

@@ -30,7 +30,7 @@ from taskscout.studies.comparison_rows import CONTROLS, ORACLE, PRIOR, RANDOM
 from taskscout.studies.metrics import get_metric
 from taskscout.studies.predictions import Materials, Predicted, predict
 from taskscout.studies.published import TASKWEB_COLUMNS, TaskWeb, read_taskweb, taskweb_table
-from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 NAMES = {"squad_v2": "squad_v2_sample"}
 #: Methods that read texts or cards, of every kind of task.

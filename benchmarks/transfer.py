@@ -17,7 +17,7 @@ from benchmarks._data import catalogue
 from benchmarks._report import RESULTS, markdown, publish
 from taskscout import Encoder, Pool, Workbench
 from taskscout.models.cache import NoCache
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.tasks import Task
 from taskscout.transfer.comparison import compare, paired_interval
 from taskscout.transfer.sources import origin_of

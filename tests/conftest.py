@@ -68,7 +68,7 @@ settings.load_profile("taskscout")
 def toy_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a pool of three toy sources; the tiny encoder is in ``encoder`` beside it."""
     from taskscout.models.cache import NoCache
-    from taskscout.models.tuning import Recipe
+    from taskscout.models.recipe import Recipe
     from taskscout.models.workbench import Workbench
     from taskscout.pools import Pool
     from taskscout.pools.build import add_source, encoder_header

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
 from taskscout.pools.build import add_source, encoder_header

@@ -17,13 +17,13 @@ from taskscout.methods.method import get_method, method_names
 from taskscout.methods.topics import TopicModel, digest
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
 from taskscout.ranking import NONE, rank
 from taskscout.tasks import Task
 from taskscout.tasks.catalogue import Catalogue
-from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 FOLDER = Path(taskscout.pools.__file__).parent / "data"
 

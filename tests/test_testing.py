@@ -12,7 +12,7 @@ import taskscout.testing
 from taskscout.methods.method import BaseMethod, Description, get_method
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.testing import check_method
 from tests.tiny import tiny_encoder

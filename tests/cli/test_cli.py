@@ -21,7 +21,7 @@ from taskscout.methods import DEFAULT
 from taskscout.methods.method import get_method
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
 from tests.small import SOURCES

@@ -18,7 +18,8 @@ from taskscout.methods.task_embedding import METHODS, TaskEmbedding, fisher, fus
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
 from taskscout.models.heads import SequenceModel
-from taskscout.models.tuning import Recipe, tune
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuning import tune
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
 from tests.tiny import TOPICS, tiny_encoder, toy_task

@@ -25,7 +25,7 @@ from taskscout.methods.space_map import SpaceMap
 from taskscout.methods.transferability import METHODS
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
 from tests.methods.conftest import permuted

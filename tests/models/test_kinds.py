@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 
 from taskscout import Encoder
-from taskscout.models.tuning import Recipe, tune
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuning import tune
 from taskscout.tasks import Task
 from taskscout.tasks.catalogue import Catalogue
 

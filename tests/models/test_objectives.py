@@ -29,7 +29,8 @@ from taskscout.models.objectives.span_qa import (
     word_f1,
 )
 from taskscout.models.objectives.tagging import Tagging, are_entities, first_tokens
-from taskscout.models.tuning import Recipe, Tuning, tune
+from taskscout.models.recipe import Recipe, Tuning
+from taskscout.models.tuning import tune
 from taskscout.tasks import Task
 from tests.models.test_tuning import RATES
 from tests.tiny import BAD, FILLER, GOOD, TOPICS, tiny_encoder, toy_task

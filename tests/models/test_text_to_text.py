@@ -17,8 +17,9 @@ from taskscout.models.encoder import Encoder
 from taskscout.models.objectives import load_body, predict
 from taskscout.models.objectives.text_to_text import LanguageModel, TextToText
 from taskscout.models.prompts import PromptedLanguageModel, with_language_prompt
+from taskscout.models.recipe import Recipe, Tuning
 from taskscout.models.rendering import Template, as_text_to_text
-from taskscout.models.tuning import Recipe, Tuning, adapted, apply_adapter, tune
+from taskscout.models.tuning import adapted, apply_adapter, tune
 from taskscout.tasks import Task
 from tests.models.test_objectives import toy_choices, toy_spans, toy_tags
 from tests.tiny import FILLER, TOPICS, VOCABULARY, tiny_encoder, toy_task

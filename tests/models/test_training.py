@@ -21,7 +21,9 @@ from taskscout.errors import ModelError
 from taskscout.models import training
 from taskscout.models.encoder import Encoder
 from taskscout.models.heads import SequenceModel
-from taskscout.models.tuning import Recipe, TunedModel, tune
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import TunedModel
+from taskscout.models.tuning import tune
 from taskscout.tasks import Task
 from tests.tiny import toy_task
 
@@ -69,7 +71,8 @@ import numpy as np
 import taskscout.models.training as training
 import transformers.trainer as trainer
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe, tune
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuning import tune
 from tests.models.test_training import with_validation
 from tests.tiny import toy_task
 

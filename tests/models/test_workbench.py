@@ -19,8 +19,9 @@ from taskscout.methods.joint import announce
 from taskscout.methods.method import get_method
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder
+from taskscout.models.recipe import Recipe, Tuning
+from taskscout.models.tuned_model import TunedModel
 from taskscout.models.tuned_store import TunedStore
-from taskscout.models.tuning import Recipe, TunedModel, Tuning
 from taskscout.models.workbench import Workbench, text_key
 from tests.tiny import toy_task
 

@@ -17,7 +17,7 @@ from taskscout.errors import PoolError
 from taskscout.methods.method import get_method
 from taskscout.methods.topics import TopicModel
 from taskscout.models.cache import EmbeddingCache, NoCache
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool, build
 from taskscout.pools.build import (

@@ -11,7 +11,7 @@ import pytest
 from taskscout.engines import Here, LocalProcesses
 from taskscout.errors import StudyError
 from taskscout.models.cache import NoCache
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.studies import multitask, zero_shot
 from taskscout.studies.multitask import Mixture, MultitaskStudy, Row, group_of, mixtures

@@ -195,11 +195,11 @@ def test_what_the_catalogue_withholds(catalogue: Catalogue) -> None:
 
 @pytest.mark.data
 def test_the_readers_see_the_same_tasks_in_the_files(catalogue: Catalogue) -> None:
-    from taskscout.tasks.readers import read_file
+    from taskscout.tasks import Task
 
     for name in ("sst2", "mnli", "emobank_valence", "btc_ner", "xquad_en", "copa"):
         task = catalogue.task(name)
-        read = read_file(catalogue.folder / catalogue.entry(name)["file"])
+        read = Task.from_file(catalogue.folder / catalogue.entry(name)["file"])
         assert read.kind == task.kind
         assert read.card.rows == task.card.rows
         assert read.inputs("test") == task.inputs("test")

@@ -12,9 +12,10 @@ from taskscout.errors import DataError
 from taskscout.models.objectives.tagging import are_entities
 from taskscout.tasks import Task
 from taskscout.tasks.checks import canonical
-from taskscout.tasks.readers import read_dataset
 
 from .conftest import Rows, reviews
+
+read_dataset = Task.from_dataset
 
 Refused = Callable[[Callable[[], Any]], DataError]
 

@@ -13,9 +13,10 @@ import pytest
 
 from taskscout.errors import DataError
 from taskscout.tasks import Task
-from taskscout.tasks.readers import read_dataset, read_file, read_hub
 
 from .conftest import Rows, reviews
+
+read_dataset, read_file, read_hub = Task.from_dataset, Task.from_file, Task.from_hub
 
 Refused = Callable[[Callable[[], Any]], DataError]
 Write = Callable[..., Path]
@@ -179,8 +180,9 @@ def test_plain_files_are_read_without_heavy_imports(write: Write) -> None:
     paths = [str(write(f"a.{suffix}", reviews())) for suffix in FORMATS]
     code = (
         "import sys\n"
-        "import taskscout.tasks.readers as readers, taskscout.tasks.catalogue\n"
-        "for path in sys.argv[1:]: readers.read_file(path).sample(5).fingerprint\n"
+        "import taskscout.tasks.catalogue\n"
+        "from taskscout.tasks import Task\n"
+        "for path in sys.argv[1:]: Task.from_file(path).sample(5).fingerprint\n"
         "print([m for m in ('datasets', 'pandas', 'torch', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from taskscout.errors import DataError
 from taskscout.tasks import Task, TaskCard
-from taskscout.tasks.readers import read_dataset, read_file
 
 from .conftest import reviews, write_rows
+
+read_dataset, read_file = Task.from_dataset, Task.from_file
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".feather")
 

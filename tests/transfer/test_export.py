@@ -17,7 +17,9 @@ import taskscout
 from taskscout.errors import TransferError
 from taskscout.models.encoder import Encoder
 from taskscout.models.objectives import objective_of
-from taskscout.models.tuning import Recipe, TunedModel, tune
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import TunedModel
+from taskscout.models.tuning import tune
 from taskscout.tasks import Task
 from taskscout.transfer.export import save_adapter, save_body, save_model
 from taskscout.transfer.loaded import load

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from taskscout.errors import TransferError
 from taskscout.models.objectives import objective_of
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.tasks import Task
 from taskscout.transfer.multitask import (
     SharedModel,
@@ -194,7 +194,8 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe, digest
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuning import digest
 from taskscout.transfer.multitask import tune_together
 from tests.tiny import toy_task
 encoder = Encoder(sys.argv[1], max_length=32, precision="fp32", device="cpu")

@@ -10,7 +10,7 @@ import pytest
 
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
-from taskscout.models.tuning import Recipe
+from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
 from taskscout.tasks import Task

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from taskscout.errors import DataError, TransferError
-from taskscout.models.tuning import Recipe, initial_parameters, tune
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuning import initial_parameters, tune
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer import strategies
 from taskscout.transfer.origin import Origin

@@ -9,6 +9,7 @@ import typer
 
 from taskscout.cli import options
 from taskscout.cli.console import make_workbench, open_pool, progress, stderr, stdout
+from taskscout.models.recipe import Recipe
 
 pool = typer.Typer(
     help="Look at the sources of a pool, and make your own pool.", no_args_is_help=True
@@ -88,7 +89,6 @@ def add(
     """Tune the encoder on a dataset of yours and add it to a pool as a source."""
     from dataclasses import replace as changed
 
-    from taskscout.models.tuning import Recipe
     from taskscout.models.workbench import Workbench
     from taskscout.pools.build import add_source, encoder_header
     from taskscout.pools.pool import Pool

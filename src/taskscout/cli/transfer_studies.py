@@ -12,6 +12,7 @@ import typer
 from taskscout.cli import options
 from taskscout.cli.console import make_workbench, open_pool, stderr, stdout, write_text
 from taskscout.methods import DEFAULT
+from taskscout.models.recipe import Recipe
 
 if TYPE_CHECKING:
     from taskscout.tasks import Task
@@ -84,7 +85,6 @@ def multitask(
     again.
     """
     from taskscout.engines import engine as make_engine
-    from taskscout.models.tuning import Recipe
     from taskscout.studies.multitask import check_sizes, mixtures, orders_by, run_study, unseen
 
     opened = _catalogue(catalogue)
@@ -155,7 +155,6 @@ def zero_shot(
     """
     from taskscout.engines import engine as make_engine
     from taskscout.methods.divergence import METHODS
-    from taskscout.models.tuning import Recipe
     from taskscout.studies.zero_shot import domains_of, run_study
 
     opened = _catalogue(catalogue)

@@ -21,7 +21,7 @@ from taskscout.methods.source_features import (
 )
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Kind, Task
-from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 Array = NDArray[np.float64]
 

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from taskscout.errors import MethodError
 from taskscout.methods.method import BaseMethod, Cost, Description, Factory, Material
 from taskscout.methods.tuned_parameters import cosines, half, same_encoder, tuned_header
+from taskscout.models.recipe import Recipe, Tuning
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
-from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     import torch
 
     from taskscout.models.heads import SequenceModel
-    from taskscout.models.tuning import Recipe, Tuning
 
 Named = Mapping[str, NDArray[Any]]
 
@@ -205,9 +205,7 @@ class TaskEmbedding(BaseMethod):
         self, *, examples: int = 1000, batch_size: int = 32, tuning: Tuning | None = "full"
     ) -> None:
         if tuning is not None and tuning not in _TUNINGS:
-            from taskscout.models.tuning import Tuning as Every
-
-            rest = [t for t in get_args(Every) if t not in _TUNINGS]
+            rest = [t for t in get_args(Tuning) if t not in _TUNINGS]
             raise MethodError(
                 f"tuning is {tuning!r}.",
                 f"The Fisher information is that of the encoder's layers; {' and '.join(rest)} "

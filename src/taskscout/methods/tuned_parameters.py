@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
 from taskscout.methods.method import BaseMethod, Cost, Description, Factory, Material
+from taskscout.models.recipe import Recipe, Tuning
+from taskscout.models.tuned_model import TunedModel
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
-from taskscout.tasks.task import SEQUENCE_KINDS
-
-if TYPE_CHECKING:
-    from taskscout.models.tuning import Recipe, TunedModel, Tuning
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 #: ``raw``: the parameters as tuned. ``relative``: minus what they began as. ``centred``: minus
 #: the mean over the sources.

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from taskscout.errors import DataError
 from taskscout.tasks import Task
-from taskscout.tasks.task import Kind
+from taskscout.tasks.kinds import Kind
 
 #: Steps into which the range of a regression's labels is cut, as T5 does with STS-B (0 to 5 in
 #: steps of 0.2 is 25).

@@ -32,10 +32,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from taskscout.errors import ModelError
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import Arrays
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder
-    from taskscout.models.tuning import Arrays, Recipe
 
 log = logging.getLogger(__name__)
 

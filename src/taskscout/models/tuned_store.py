@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from taskscout.files import write_atomically
 from taskscout.models.cache import limit_of
 from taskscout.models.encoder import Encoder
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import Arrays, TunedModel
 from taskscout.tasks import Task
 
 if TYPE_CHECKING:
     from taskscout.models.heads import SequenceModel
-    from taskscout.models.tuning import Arrays, Recipe, TunedModel
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +220,6 @@ def restored(
     meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], encoder: Encoder
 ) -> TunedModel:
     """Make a tuned model of what was kept of it; the body is loaded when it is asked for."""
-    from taskscout.models.tuning import Recipe, TunedModel
 
     def group(name: str) -> Arrays:
         # Sorted: safetensors loads in an order of its own each time, and what is summed over layers

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder, Progress
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import TunedModel
 from taskscout.tasks import Task
-from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     from taskscout.models.tuned_store import TunedStore
-    from taskscout.models.tuning import Recipe, TunedModel
 
 #: Bytes of embeddings under sources' models that a workbench holds in memory.
 _SOURCE_BYTES = 256 * 2**20
@@ -73,8 +74,6 @@ class Workbench:
     @property
     def recipe(self) -> Recipe:
         """How tasks are tuned."""
-        from taskscout.models.tuning import Recipe
-
         return self._recipe or Recipe()
 
     @property
@@ -248,7 +247,7 @@ class Workbench:
         task
             The target.
         adapter
-            LoRA factors as :class:`taskscout.models.tuning.TunedModel` keeps them; arrays of
+            LoRA factors as :class:`taskscout.models.tuned_model.TunedModel` keeps them; arrays of
             other names, such as a head's, are passed over. Without any, the base embeddings.
         split
             Of the target.

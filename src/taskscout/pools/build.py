@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +22,13 @@ from taskscout.methods.method import CARD, Description, get_method
 from taskscout.methods.source_features import TUNED, describe_tuned
 from taskscout.methods.topics import ATTACHED, TopicModel
 from taskscout.models.encoder import Encoder, encoder_of
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import TunedModel
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool, Source
 from taskscout.tasks import Kind, Task
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 from taskscout.tasks.overlap import SKETCH_SIZE, sketch, text_hashes
-from taskscout.tasks.task import SEQUENCE_KINDS
-
-if TYPE_CHECKING:
-    from taskscout.models.tuning import TunedModel
 
 #: Key of the description that belongs to no method.
 OVERLAP = "overlap"
@@ -255,7 +254,6 @@ class DescribeJob:
 def describe_one(job: DescribeJob, _: Files) -> dict[str, Description]:
     """Make the descriptions that a source of a pool lacks."""
     from taskscout.models.cache import cache_at
-    from taskscout.models.tuning import Recipe
 
     recipe = Recipe(**job.tuning["recipe"])
     bench = Workbench(encoder_of(job.encoder), cache=cache_at(job.cache), recipe=recipe)
@@ -300,7 +298,6 @@ class BuildJob:
 
 def build_one(job: BuildJob) -> str | None:
     """Build one source of a catalogue; the reason where it is left out."""
-    from taskscout.models.tuning import Recipe
     from taskscout.tasks.catalogue import Catalogue
 
     catalogue = Catalogue.open(job.catalogue)
@@ -354,7 +351,6 @@ def build_pool(
     report
         Called with one line per source; by default nothing hears it.
     """
-    from taskscout.models.tuning import Recipe
     from taskscout.tasks.catalogue import Catalogue
 
     opened = Catalogue.open(catalogue)

@@ -16,16 +16,16 @@ import numpy as np
 
 from taskscout.engines import Engine, Files, LazyJobs, LocalProcesses
 from taskscout.errors import StudyError, TaskscoutError
+from taskscout.models.recipe import Recipe, Tuning
 from taskscout.studies.store import CellResult, GridStore
 from taskscout.studies.study_file import EncoderSettings, GridStudy, Strategy
 from taskscout.tasks.catalogue import Catalogue
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 from taskscout.tasks.names import NONE
 from taskscout.tasks.overlap import MOST_OVERLAP
-from taskscout.tasks.task import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder
-    from taskscout.models.tuning import Recipe, Tuning
     from taskscout.pools.pool import Pool
     from taskscout.tasks import Task, TaskCard
 
@@ -186,8 +186,6 @@ class Plan:
 
     def recipe(self, tuning: Tuning, seed: int) -> Recipe:
         """How a target is tuned: the study's changes to the default, all rows, all tokens."""
-        from taskscout.models.tuning import Recipe
-
         settings = {"tokens": 10**9, **self.study.recipe}
         return Recipe(
             tuning=tuning, seed=seed, examples=10**9,
@@ -196,8 +194,6 @@ class Plan:
 
     def _changes(self, tuning: Tuning) -> str:
         """What the study changes of the default recipe, whatever else it repeats of it."""
-        from taskscout.models.tuning import Recipe
-
         default, own = Recipe(tuning=tuning), self.recipe(tuning, 0)
         changed = {f: getattr(own, f) for f in sorted(self.study.recipe)}
         told = [f"{f}={v}" for f, v in changed.items() if v != getattr(default, f)]
@@ -205,8 +201,6 @@ class Plan:
 
     def source_recipe(self, tuning: Tuning) -> Recipe:
         """How a source is tuned that no pool has."""
-        from taskscout.models.tuning import Recipe
-
         return Recipe(
             tuning=tuning, seed=self.study.source_seed, examples=self.study.source_examples,
             **self.study.source_recipe,
@@ -411,7 +405,7 @@ def _made() -> dict[str, Any]:
 def run_source(job: SourceJob, _: Files) -> bytes:
     """Tune a source; what comes back is its file."""
     from taskscout.models.tuned_store import to_bytes
-    from taskscout.models.tuning import Recipe, tune
+    from taskscout.models.tuning import tune
 
     tuned = tune(job.task, _encoder(job.encoder), Recipe(**job.recipe), evaluate=None)
     return to_bytes(tuned)
@@ -425,7 +419,6 @@ def run_cell(job: CellJob, files: Files) -> CellResult:
     """
     from taskscout.models.cache import NoCache
     from taskscout.models.tuned_store import from_bytes
-    from taskscout.models.tuning import Recipe
     from taskscout.models.workbench import Workbench
     from taskscout.transfer.origin import Origin
     from taskscout.transfer.strategies import transfer

@@ -20,6 +20,7 @@ import numpy as np
 from taskscout.engines import Engine, Files, Here, LazyJobs
 from taskscout.errors import StudyError
 from taskscout.models.encoder import encoder_of
+from taskscout.models.recipe import Recipe
 from taskscout.tasks import Task
 from taskscout.tasks.overlap import MOST_OVERLAP
 from taskscout.transfer.multitask import tune_together
@@ -28,7 +29,6 @@ from taskscout.transfer.strategies import Start, check_target, scored, tune_task
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder
-    from taskscout.models.tuning import Recipe
     from taskscout.models.workbench import Workbench
     from taskscout.pools.pool import Pool
     from taskscout.tasks.catalogue import Catalogue

@@ -20,6 +20,7 @@ from pydantic import (
 
 from taskscout.errors import StudyError
 from taskscout.models.encoder import Layers, Pooling, Precision
+from taskscout.models.recipe import Recipe
 
 Strategy = Literal["sequential", "zero_shot"]
 TuningName = Literal["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"]
@@ -115,8 +116,6 @@ class GridStudy(BaseModel):
 @lru_cache
 def _recipe_changes() -> type[BaseModel]:
     """Give the fields of a recipe that a study may change, with their types."""
-    from taskscout.models.tuning import Recipe
-
     hints = get_type_hints(Recipe).items()
     types: dict[str, Any] = {name: (hint, None) for name, hint in hints if name not in _OWN}
     return create_model("RecipeChanges", __config__=ConfigDict(extra="forbid"), **types)

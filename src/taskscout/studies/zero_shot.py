@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from taskscout.engines import Engine, Files, Here, LazyJobs
 from taskscout.errors import StudyError
 from taskscout.methods.method import get_method
+from taskscout.models.recipe import Recipe
 from taskscout.studies.multitask import RowLog
 from taskscout.studies.pruning import PruningCurve, pruning_curve
 from taskscout.tasks import Task
@@ -30,7 +31,6 @@ from taskscout.transfer.strategies import transfer
 from taskscout.transfer.zero_shot import plain
 
 if TYPE_CHECKING:
-    from taskscout.models.tuning import Recipe
     from taskscout.models.workbench import Workbench
     from taskscout.tasks.catalogue import Catalogue
 

@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 
 from taskscout.errors import DataError
 from taskscout.tasks.arrow import take
+from taskscout.tasks.card import TaskCard
 from taskscout.tasks.checks import canonical
-from taskscout.tasks.task import COLUMNS, Kind, Task, TaskCard
+from taskscout.tasks.kinds import COLUMNS, Kind
+from taskscout.tasks.task import Task
 
 #: Where a catalogue lies: a folder that holds ``tasks.json``, or that file.
 ENVIRONMENT_VARIABLE = "TASKSCOUT_DATA"

@@ -25,6 +25,7 @@ from taskscout.tasks.arrow import (
     text_array,
 )
 from taskscout.tasks.columns import Columns
+from taskscout.tasks.kinds import SEQUENCE_KINDS, Kind
 from taskscout.tasks.labels import (
     Labels,
     Purpose,
@@ -37,7 +38,6 @@ from taskscout.tasks.labels import (
     read_labels,
 )
 from taskscout.tasks.raw import RawTable, class_list, count, join, option, quote
-from taskscout.tasks.task import SEQUENCE_KINDS, Kind
 from taskscout.tasks.written_numbers import is_like_a_number
 
 _TEXT = pa.large_string()

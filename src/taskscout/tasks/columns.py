@@ -32,6 +32,7 @@ from taskscout.tasks.column_names import (
     TEXTS_SURE,
     TOKENS,
 )
+from taskscout.tasks.kinds import KINDS, SPLITS, Kind
 from taskscout.tasks.labels import (
     Labels,
     are_classes,
@@ -43,7 +44,6 @@ from taskscout.tasks.labels import (
 )
 from taskscout.tasks.raw import LISTED, RawTable, join, option, quote, quoted
 from taskscout.tasks.split_names import is_understood
-from taskscout.tasks.task import KINDS, SPLITS, Kind
 
 #: What the user gives as the column of splits to have splits made whatever the data say.
 NO_SPLITS = "none"

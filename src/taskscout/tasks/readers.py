@@ -1,9 +1,9 @@
 """Reading tasks from files, from ``datasets`` objects and from the hub.
 
 All go one way: Arrow tables (:mod:`taskscout.tasks.file_formats`), then the choice of columns
-(:mod:`taskscout.tasks.columns`), then the checks (:mod:`taskscout.tasks.checks`), then a
-:class:`~taskscout.tasks.task.Task`. Pickles are never read, and ``datasets`` is imported only
-to load from the hub.
+(:mod:`taskscout.tasks.columns`), then the checks (:mod:`taskscout.tasks.checks`), then the parts
+of a task, which ``Task.from_file`` and its like put together. Pickles are never read, and
+``datasets`` is imported only to load from the hub.
 """
 
 from __future__ import annotations
@@ -20,16 +20,32 @@ from numpy.typing import NDArray
 
 from taskscout.errors import DataError
 from taskscout.tasks.arrow import take
+from taskscout.tasks.card import TaskCard
 from taskscout.tasks.checks import Settings, check
 from taskscout.tasks.columns import NO_SPLITS, Named, choose_columns
 from taskscout.tasks.dataset_tables import table_of_dataset
 from taskscout.tasks.file_formats import read_table
-from taskscout.tasks.raw import RawTable, class_list, join, option, quote
+from taskscout.tasks.kinds import SPLITS, Kind
+from taskscout.tasks.raw import RawTable, join, option, quote
 from taskscout.tasks.split_names import meanings
-from taskscout.tasks.task import SPLITS, Kind, Task, TaskCard
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+
+@dataclass(frozen=True)
+class TaskParts:
+    """What was read: the parts that :class:`~taskscout.tasks.task.Task` is made of.
+
+    Splits that the data do not have are made by the task (:meth:`Task.with_splits`): then
+    ``tables`` holds all rows as ``train``. The other attributes are those of a task.
+    """
+
+    kind: Kind
+    tables: Mapping[str, pa.Table]
+    label_names: tuple[str, ...]
+    card: TaskCard
+    notes: tuple[str, ...]
 
 
 def read_file(
@@ -47,7 +63,7 @@ def read_file(
     drop_rare: bool = False,
     max_characters: int = 100_000,
     encoding: str = "utf-8",
-) -> Task:
+) -> TaskParts:
     """Read a task from a CSV, TSV, JSON lines, JSON, Parquet or Arrow file.
 
     Columns that are not named are inferred (:func:`~taskscout.tasks.columns.choose_columns`);
@@ -64,7 +80,7 @@ def read_file(
         ``text`` is the question, ``pair`` the context and ``label`` the answers; for
         text-to-text ``text`` is the prompt and ``label`` the completion.
     kind
-        One of :data:`~taskscout.tasks.task.KINDS`; inferred by default.
+        One of :data:`~taskscout.tasks.kinds.KINDS`; inferred by default.
     name
         The task's name; the file's by default.
     split_column
@@ -89,7 +105,7 @@ def read_file(
         Named(text, pair, label, choices, kind, split_column),
         Settings(drop_unlabelled, drop_empty, drop_rare, max_characters),
     )
-    return _task(raw, options, TaskCard(name=name or path.stem))
+    return _parts(raw, options, TaskCard(name=name or path.stem))
 
 
 def read_dataset(
@@ -106,7 +122,7 @@ def read_dataset(
     drop_empty: bool = False,
     drop_rare: bool = False,
     max_characters: int = 100_000,
-) -> Task:
+) -> TaskParts:
     """Wrap a ``datasets`` object or Arrow tables; class names and memory maps are kept.
 
     Splits are kept where one of them is for training, under our names of splits
@@ -132,7 +148,7 @@ def read_dataset(
         Named(text, pair, label, choices, kind, split_column),
         Settings(drop_unlabelled, drop_empty, drop_rare, max_characters),
     )
-    return _task(table_of_dataset(dataset, name), options, TaskCard(name=name))
+    return _parts(table_of_dataset(dataset, name), options, TaskCard(name=name))
 
 
 def read_hub(
@@ -142,7 +158,7 @@ def read_hub(
     *,
     name: str | None = None,
     **options: Any,
-) -> Task:
+) -> TaskParts:
     """Load a dataset from the hub, or from a local folder laid out like one.
 
     Code in the dataset's repository is never run.
@@ -173,19 +189,19 @@ def read_hub(
     except Exception as error:  # load_dataset raises most of what there is
         raise _hub_error(hub_id, config, split, error) from error
     last = hub_id.rstrip("/").rsplit("/", 1)[-1]
-    task = read_dataset(dataset, name=name or (f"{last}-{config}" if config else last), **options)
+    parts = read_dataset(dataset, name=name or (f"{last}-{config}" if config else last), **options)
     first = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
     arguments = [f'"{hub_id}"'] + ([f'"{config}"'] if config else [])
     arguments += [f'split="{split}"'] if split else []
     card = replace(
-        task.card,
+        parts.card,
         hub_id=hub_id,
         load=f"datasets.load_dataset({', '.join(arguments)})",
         licence=first.info.license or "",
         homepage=first.info.homepage or "",
         citation=first.info.citation or "",
     )
-    return replace(task, card=card)
+    return replace(parts, card=card)
 
 
 def _hub_error(hub_id: str, config: str | None, split: str | None, error: Exception) -> DataError:
@@ -228,8 +244,8 @@ class _Options:
     settings: Settings
 
 
-def _task(raw: RawTable, options: _Options, card: TaskCard) -> Task:
-    """Choose columns, check, and split."""
+def _parts(raw: RawTable, options: _Options, card: TaskCard) -> TaskParts:
+    """Choose columns, check, and tell the splits apart."""
     names = raw.table.column_names
     twice = [n for n, times in Counter(names).items() if times > 1]
     if twice:
@@ -265,28 +281,10 @@ def _task(raw: RawTable, options: _Options, card: TaskCard) -> Task:
     notes += [about_splits[s] for s in stays if s in about_splits]
     notes += checked.notes
     if len(stays) > 1:
-        tables = {s: take(checked.table, rows) for s, rows in stays.items()}
-        task = Task(card.name, columns.kind, tables, checked.label_names, card, tuple(notes))
-        return task
-    whole = take(checked.table, np.flatnonzero(checked.keep))
-    task = Task(card.name, columns.kind, {"train": whole}, checked.label_names, card)
-    made = task.with_splits()
-    if set(made.tables) == {"train"}:  # a handful of rows, or one text throughout
-        notes.append("too few different texts to make splits: all rows are for training")
-        return replace(task, notes=tuple(notes))
-    sizes = ", ".join(f"{s} {made.tables[s].num_rows:,}" for s in made.splits)
-    notes.append(f"splits made by a hash of the text: {sizes}")
-    lacking = made.classes_lacking()
-    for split in SPLITS:
-        if split not in made.tables:
-            notes.append(f"too few different texts for a {split} split")
-        elif split in lacking:
-            n = len(lacking[split])
-            notes.append(
-                f"no {split} row has the {'label' if n == 1 else f'{n:,} labels'} "
-                f"{class_list(lacking[split])}: too few different texts"
-            )
-    return replace(made, notes=tuple(notes))
+        tables = {split: take(checked.table, rows) for split, rows in stays.items()}
+    else:
+        tables = {"train": take(checked.table, np.flatnonzero(checked.keep))}
+    return TaskParts(columns.kind, tables, checked.label_names, card, tuple(notes))
 
 
 def _splits(

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,83 +25,14 @@ from taskscout.errors import DataError
 from taskscout.tasks import splitting
 from taskscout.tasks.arrow import integers, is_null, list_lengths
 from taskscout.tasks.arrow import take as take_rows
+from taskscout.tasks.card import TaskCard
+from taskscout.tasks.kinds import COLUMNS, LABEL, SEQUENCE_KINDS, SPLITS, Kind
+from taskscout.tasks.raw import class_list
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-Kind = Literal[
-    "classification", "regression", "tagging", "span_qa", "multiple_choice", "text_to_text"
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-#: Canonical columns of each kind; those in the second tuple may be absent.
-COLUMNS: dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "classification": (("text", "label"), ("text_pair",)),
-    "regression": (("text", "label"), ("text_pair",)),
-    "tagging": (("tokens", "label"), ()),
-    "span_qa": (("question", "context", "answer_text", "answer_start"), ()),
-    "multiple_choice": (("text", "choices", "label"), ("text_pair",)),
-    "text_to_text": (("prompt", "completion"), ()),
-}
-
-#: The column that says what is right.
-_LABEL: dict[Kind, str] = {
-    **dict.fromkeys(KINDS, "label"),
-    "span_qa": "answer_text",
-    "text_to_text": "completion",
-}
-
-#: Kinds whose label belongs to the whole sequence; what the evidence methods serve.
-SEQUENCE_KINDS: tuple[Kind, ...] = ("classification", "regression")
-
-SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class TaskCard:
-    """What a person wants to know about a task before using it.
-
-    ``commercial`` says whether the licence allows commercial use: ``"yes"``, ``"no"`` or
-    ``"unstated"``. ``rows`` counts examples per split. ``pair`` says whether examples of a
-    sequence task have a second text, None where it is not known. ``columns`` names the columns
-    of the file that ``load`` gives, by role (``text``, ``pair``, ``label``), where the user chose
-    them.
-    """
-
-    name: str
-    kind: Kind = "classification"
-    category: str = ""
-    domain: str = ""
-    language: str = "en"
-    rows: Mapping[str, int] = field(default_factory=dict)
-    label_names: tuple[str, ...] = ()
-    licence: str = ""
-    licence_note: str = ""
-    commercial: Literal["yes", "no", "unstated"] = "unstated"
-    homepage: str = ""
-    hub_id: str = ""
-    load: str = ""
-    citation: str = ""
-    notes: str = ""
-    pair: bool | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            **asdict(self),
-            "rows": dict(self.rows),
-            "label_names": list(self.label_names),
-            "columns": dict(self.columns),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TaskCard:
-        """The inverse of :meth:`to_dict`; keys of later versions are ignored."""
-        known = cls.__dataclass_fields__
-        values = {k: v for k, v in data.items() if k in known}
-        values["label_names"] = tuple(values.get("label_names") or ())
-        return cls(**values)
+    from taskscout.tasks.readers import TaskParts
 
 
 def _digest(parts: Iterable[bytes], key: bytes = b"") -> bytes:
@@ -195,14 +126,16 @@ class Task:
         """Read CSV, TSV, JSONL, Parquet or Arrow; see :func:`taskscout.tasks.readers.read_file`."""
         from taskscout.tasks.readers import read_file
 
-        return read_file(path, **options)
+        return cls._of(read_file(path, **options))
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset | DatasetDict, **options: Any) -> Task:
+    def from_dataset(
+        cls, dataset: Dataset | DatasetDict | pa.Table | Mapping[str, pa.Table], **options: Any
+    ) -> Task:
         """Wrap a ``datasets`` object; see :func:`taskscout.tasks.readers.read_dataset`."""
         from taskscout.tasks.readers import read_dataset
 
-        return read_dataset(dataset, **options)
+        return cls._of(read_dataset(dataset, **options))
 
     @classmethod
     def from_hub(
@@ -211,7 +144,33 @@ class Task:
         """Load from the hub or a local folder; see :func:`taskscout.tasks.readers.read_hub`."""
         from taskscout.tasks.readers import read_hub
 
-        return read_hub(hub_id, config, split, **options)
+        return cls._of(read_hub(hub_id, config, split, **options))
+
+    @classmethod
+    def _of(cls, parts: TaskParts) -> Task:
+        """Make a task of what was read; splits are made where the data have none."""
+        task = cls(
+            parts.card.name, parts.kind, parts.tables, parts.label_names, parts.card, parts.notes
+        )
+        if set(task.tables) != {"train"}:
+            return task
+        split = task.with_splits()
+        if set(split.tables) == {"train"}:  # a handful of rows, or one text throughout
+            note = "too few different texts to make splits: all rows are for training"
+            return replace(task, notes=(*task.notes, note))
+        sizes = ", ".join(f"{s} {split.tables[s].num_rows:,}" for s in split.splits)
+        notes = [*task.notes, f"splits made by a hash of the text: {sizes}"]
+        lacking = split.classes_lacking()
+        for name in SPLITS:
+            if name not in split.tables:
+                notes.append(f"too few different texts for a {name} split")
+            elif name in lacking:
+                n = len(lacking[name])
+                notes.append(
+                    f"no {name} row has the {'label' if n == 1 else f'{n:,} labels'} "
+                    f"{class_list(lacking[name])}: too few different texts"
+                )
+        return replace(split, notes=tuple(notes))
 
     # -- what tasks hold --------------------------------------------------------
 
@@ -384,7 +343,7 @@ class Task:
         """
         if "train" in self.tables:
             split = self.tables["train"]
-        elif all(is_null(t.column(_LABEL[self.kind])).all() for t in self.tables.values()):
+        elif all(is_null(t.column(LABEL[self.kind])).all() for t in self.tables.values()):
             split = pa.concat_tables([self.tables[s] for s in self.splits])
         else:
             raise DataError(
@@ -431,7 +390,7 @@ class Task:
 
         A sentence has the classes of its tags, a question that of being answerable or not.
         """
-        column = self.tables[split].column(_LABEL[self.kind])
+        column = self.tables[split].column(LABEL[self.kind])
         if self.kind == "classification":
             labels = integers(column, -1)
             return np.flatnonzero(labels >= 0), labels[labels >= 0]

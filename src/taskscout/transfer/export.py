@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskscout.errors import TransferError
+from taskscout.models.tuned_model import TunedModel
 
 if TYPE_CHECKING:
     from taskscout.models.encoder import Encoder
     from taskscout.models.heads import SequenceModel
-    from taskscout.models.tuning import TunedModel
 
 #: Largest difference of logits, as a share of the largest logit (at least 1), between the trained
 #: model and a saved one that passes for it.

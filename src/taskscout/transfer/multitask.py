@@ -24,12 +24,13 @@ from torch import nn
 from taskscout.errors import TransferError
 from taskscout.models.encoder import Encoder
 from taskscout.models.heads import SequenceModel
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import Arrays
 from taskscout.tasks import Task
-from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     from taskscout.models.objectives import Objective
-    from taskscout.models.tuning import Arrays, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Together:
     models
         The same body with each task's head.
     recipe, parameters
-        As in :class:`taskscout.models.tuning.TunedModel`.
+        As in :class:`taskscout.models.tuned_model.TunedModel`.
     seconds
         Spent training.
     trained_on

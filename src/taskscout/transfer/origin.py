@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskscout.errors import TransferError
+from taskscout.models.tuned_model import TunedModel
 from taskscout.tasks import Task, TaskCard
-
-if TYPE_CHECKING:
-    from taskscout.models.tuning import TunedModel
 
 
 @dataclass

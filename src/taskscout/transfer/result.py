@@ -6,16 +6,15 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import TransferError
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import TunedModel
 from taskscout.tasks import Task
-
-if TYPE_CHECKING:
-    from taskscout.models.tuning import Recipe, TunedModel
 
 Strategy = Literal["none", "sequential", "multitask", "zero_shot"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)

@@ -11,6 +11,7 @@ from taskscout.errors import DataError, PoolError, TaskscoutError, TransferError
 from taskscout.methods import DEFAULT
 from taskscout.methods.source_features import TUNED
 from taskscout.models.encoder import Encoder
+from taskscout.models.tuned_model import TunedModel
 from taskscout.pools.build import tuned_model
 from taskscout.pools.pool import Pool
 from taskscout.ranking import rank
@@ -20,7 +21,6 @@ from taskscout.tasks.overlap import MOST_OVERLAP
 from taskscout.transfer.origin import Origin
 
 if TYPE_CHECKING:
-    from taskscout.models.tuning import TunedModel
     from taskscout.models.workbench import Workbench
     from taskscout.tasks.catalogue import Catalogue
 

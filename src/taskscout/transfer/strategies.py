@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from taskscout.errors import TransferError
 from taskscout.models.encoder import Encoder
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import Arrays, TunedModel
 from taskscout.tasks import Task
-from taskscout.tasks.task import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 from taskscout.transfer.origin import Origin
 from taskscout.transfer.result import STRATEGIES, Budget, Strategy, Transfer
 
 if TYPE_CHECKING:
-    from taskscout.models.tuning import Arrays, Recipe, TunedModel
     from taskscout.models.workbench import Workbench
 
 #: Tunings whose parameters can be carried on from where the source's ended.

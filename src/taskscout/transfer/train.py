@@ -15,6 +15,7 @@ import numpy as np
 
 from taskscout.errors import TransferError
 from taskscout.methods import DEFAULT
+from taskscout.models.recipe import Recipe, Tuning
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer.comparison import Comparison, compare
 from taskscout.transfer.export import ADAPTER
@@ -25,7 +26,6 @@ from taskscout.transfer.strategies import check_kinds, check_target, transfer
 from taskscout.transfer.workspace import Workspace, full_disk_explained, saver
 
 if TYPE_CHECKING:
-    from taskscout.models.tuning import Recipe, Tuning
     from taskscout.models.workbench import Workbench
     from taskscout.pools import Pool
     from taskscout.tasks.catalogue import Catalogue
@@ -131,8 +131,6 @@ class TrainResult:
 
 def target_recipe(tuning: Tuning = "lora", **changes: Any) -> Recipe:
     """Recipe of a target: all its rows, and the tuning's own settings but for ``changes``."""
-    from taskscout.models.tuning import Recipe
-
     return Recipe(**{"tuning": tuning, "examples": ALL, "tokens": ALL, **changes})
 
 

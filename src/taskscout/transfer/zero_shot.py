@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import TransferError
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import TunedModel
 from taskscout.tasks import Task
 from taskscout.transfer.origin import Origin
 from taskscout.transfer.result import Transfer
 
 if TYPE_CHECKING:
-    from taskscout.models.tuning import Recipe, TunedModel
     from taskscout.models.workbench import Workbench
 
 Array = NDArray[np.float64]
@@ -258,7 +259,6 @@ def _model_for_target(
     import torch
 
     from taskscout.models.heads import SequenceModel
-    from taskscout.models.tuning import TunedModel
 
     if target.kind == "regression":
         return models[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskscout.models.encoder import Encoder
 from taskscout.models.objectives.multiple_choice import ChoiceModel, MultipleChoice
@@ -16,11 +16,10 @@ from taskscout.models.objectives.sequence import Regression, Sequence
 from taskscout.models.objectives.span_qa import SpanQA
 from taskscout.models.objectives.tagging import Tagging
 from taskscout.models.objectives.text_to_text import LanguageModel, TextToText
+from taskscout.models.recipe import Recipe
+from taskscout.models.tuned_model import TunedModel
 from taskscout.tasks import Task
-from taskscout.tasks.task import Kind
-
-if TYPE_CHECKING:
-    from taskscout.models.tuning import Recipe, TunedModel
+from taskscout.tasks.kinds import Kind
 
 __all__ = [
     "OBJECTIVES",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,10 +13,8 @@ from torch import nn
 
 from taskscout.errors import DataError, ModelError
 from taskscout.models.encoder import Encoder
+from taskscout.models.recipe import Recipe
 from taskscout.tasks import Task
-
-if TYPE_CHECKING:
-    from taskscout.models.tuning import Recipe
 
 #: Features of one example as the model reads it, with its ``labels``.
 Row = dict[str, Any]
