@@ -208,7 +208,8 @@ print(json.dumps([digest(out.parameters), out.steps]))
 
 
 def test_a_training_that_is_killed_goes_on_and_ends_as_an_undisturbed_one(tiny, tmp_path: Path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    paths = os.pathsep.join([os.getcwd(), *sys.path])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     checkpoints = tmp_path / "checkpoints"
 
     def start(folder: object) -> subprocess.Popen:
