@@ -386,6 +386,15 @@ def test_unnamed_columns_are_kept_apart(write: Write) -> None:
     assert "not used: `(column 1)`, `(column 4)`" in task.notes[0]
 
 
+def test_a_name_of_no_letters_is_a_name(write: Write) -> None:
+    rows = [{"text": r["text"], "": r["label"]} for r in reviews()]
+    assert (
+        read_file(write("a.jsonl", rows)).notes[0].startswith("text: `text`; label: `(column 2)`")
+    )
+    with_half = "\n".join(json.dumps({"text": r["text"], "\ud800": r["label"]}) for r in reviews())
+    assert "`\ufffd`" in read_file(write("b.jsonl", with_half)).notes[0]
+
+
 def test_quotes_in_tsv_that_could_be_either(write: Write) -> None:
     """Two lines of two fields, or one text that holds a tab and a line break: the lines win."""
     lines = ["text\tlabel", '"so it began\tyes', 'and it ended"\tno']
@@ -563,6 +572,29 @@ def test_lists_of_mixed_types_name_the_row(write: Write, refused: Refused) -> No
     rows[4]["tags"] = ["O", 1]
     error = refused(lambda: read_file(write("a.jsonl", rows), text="tokens", label="tags"))
     assert "column `tags`: row 5" in error.found
+
+
+def test_numbers_beyond_64_bits_in_nested_cells(write: Write, refused: Refused) -> None:
+    rows = [{**row, "label": [[], [10**30]][i % 2]} for i, row in enumerate(reviews())]
+    assert "column `label`" in refused(lambda: read_file(write("a.jsonl", rows))).found
+
+
+def test_a_number_of_5000_digits_is_a_word(write: Write, refused: Refused) -> None:
+    rows = [{**row, "label": ("9" * 5000, "1,5")[i % 2]} for i, row in enumerate(reviews())]
+    assert read_file(write("a.csv", rows)).n_classes == 2
+
+
+@pytest.mark.parametrize("broken", ["qas", "answers", "paragraphs"])
+def test_squad_with_a_level_that_is_no_list_is_refused(
+    write: Write, refused: Refused, broken: str
+) -> None:
+    question = {"id": "1", "question": "which?", "answers": [{"text": "b", "answer_start": 2}]}
+    paragraph = {"context": "a b", "qas": [question]}
+    article = {"title": "t", "paragraphs": [paragraph]}
+    level = {"qas": paragraph, "answers": question, "paragraphs": article}[broken]
+    for value in ("words", [1], {"a": 1}, 3):
+        level[broken] = value
+        refused(lambda: read_file(write("a.json", json.dumps({"data": [article]}))))
 
 
 def test_half_an_emoji_is_replaced(write: Write) -> None:

@@ -433,20 +433,20 @@ def read_table(path: Path, texts: Sequence[str] = ("source", "target")) -> Any:
         )
     try:
         if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
+            from taskscout.tasks.arrow_files import read_parquet
 
-            table = pq.read_table(path)
-        else:
-            from pyarrow import csv
+            return read_parquet(path)
+        from pyarrow import csv
 
-            options = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
-            # Names stay text, whatever they look like ("null", "1", "true").
-            kinds = dict.fromkeys(texts, pa.string())
-            convert = csv.ConvertOptions(column_types=kinds, strings_can_be_null=False)
-            table = csv.read_csv(path, parse_options=options, convert_options=convert)
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        options = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+        # Names stay text, whatever they look like ("null", "1", "true").
+        kinds = dict.fromkeys(texts, pa.string())
+        convert = csv.ConvertOptions(column_types=kinds, strings_can_be_null=False)
+        table = csv.read_csv(path, parse_options=options, convert_options=convert)
+        table.validate(full=True)
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}).",
+            f"{path} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}).",
             "It is damaged, or neither CSV nor Parquet.",
             "Give a CSV or Parquet file with the columns source, target, score and seed.",
         ) from error

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from taskscout.errors import DataError
 from taskscout.tasks.arrow import take
+from taskscout.tasks.arrow_files import read_parquet
 from taskscout.tasks.card import TaskCard
 from taskscout.tasks.checks import canonical
 from taskscout.tasks.kinds import COLUMNS, Kind
@@ -147,14 +146,15 @@ class Catalogue:
                 "Give the folder that holds tasks.json, or that file.",
             )
         try:
-            entries = {e["task_id"]: e for e in json.loads(file.read_bytes())["tasks"]}
-        except (ValueError, KeyError, TypeError) as error:
+            tasks = _entries(json.loads(file.read_bytes()))
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(
-                f"{file} is not a catalogue ({type(error).__name__}: {error}).",
-                'A catalogue is a JSON object whose list "tasks" has a "task_id" in every entry.',
+                f"{file} is not a catalogue ({error}).",
+                'A catalogue is a JSON object whose list "tasks" has a "task_id", a "kind" and a '
+                '"file" in every entry.',
                 "Get the file anew, or give another one.",
             ) from error
-        return cls(file.parent, entries)
+        return cls(file.parent, {entry["task_id"]: entry for entry in tasks})
 
     @classmethod
     def find(cls) -> Catalogue:
@@ -210,7 +210,7 @@ class Catalogue:
 
     def family(self, name: str) -> str:
         """Name the family of one task (:data:`FAMILIES`)."""
-        category: str = self.entry(name)["category"]
+        category: str = self.entry(name).get("category") or ""
         return FAMILIES.get(category, category)
 
     def withheld(self, name: str) -> str | None:
@@ -265,14 +265,7 @@ class Catalogue:
         entry = self.entry(name)
         kind = self.kind(name)
         file = self.folder / entry["file"]
-        try:
-            table = pq.ParquetFile(file, memory_map=True).read()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(
-                f"Task {name!r}: {file} cannot be read ({error}).",
-                "It is missing or damaged.",
-                "Get the catalogue's files anew.",
-            ) from error
+        table = read_parquet(file)
         required, optional = COLUMNS[kind]
         columns = [c for c in required + optional if c in table.column_names]
         # text_pair is there for every task; where it is null throughout, there is none.
@@ -282,6 +275,43 @@ class Catalogue:
         tables = {str(s): take(whole, np.flatnonzero(splits == s)) for s in dict.fromkeys(splits)}
         names = tuple(entry.get("label_names") or ())
         return Task(name, kind, tables, names, self.card(name))
+
+
+def _entries(data: Any) -> list[dict[str, Any]]:
+    """The entries of ``tasks.json``, each with the fields that are read here.
+
+    Raises
+    ------
+    ValueError
+        If a field is missing or has another type.
+    """
+    from pydantic import BaseModel, ConfigDict, ValidationError
+
+    class Entry(BaseModel):
+        model_config = ConfigDict(extra="allow")
+
+        task_id: str
+        file: str
+        kind: Kind | Literal["extractive_qa"]
+        category: str = ""
+        domain: str | None = None
+        licence: str | None = None
+        licence_concern: str | None = None
+        homepage: str | None = None
+        hf_hub_id: str | None = None
+        citation: str | None = None
+        notes: str | None = None
+        label_names: list[str] | None = None
+        shares_texts_with: dict[str, float] | None = None
+
+    class Whole(BaseModel):
+        tasks: list[Entry]
+
+    try:
+        return [e.model_dump(exclude_unset=True) for e in Whole.model_validate(data).tasks]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def _where(entry: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from taskscout.errors import DataError
+from taskscout.tasks.arrow_files import decoded
 from taskscout.tasks.raw import RawTable
 
 
@@ -95,11 +95,3 @@ def declared_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
         return found
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-
-
-def decoded(table: pa.Table) -> pa.Table:
-    """Replace dictionary-encoded columns (pandas categories) by their values."""
-    for at, f in enumerate(table.schema):
-        if pa.types.is_dictionary(f.type):
-            table = table.set_column(at, f.name, pc.cast(table.column(at), f.type.value_type))
-    return table

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from taskscout.errors import DataError
 from taskscout.tasks.arrow import number_array, text_array
-from taskscout.tasks.dataset_tables import declared_names, decoded
+from taskscout.tasks.arrow_files import read_ipc, read_parquet
+from taskscout.tasks.dataset_tables import declared_names
 from taskscout.tasks.nested_json import rows_of_object
 from taskscout.tasks.raw import LISTED, Odd, RawTable, count, join, option
 
@@ -61,6 +61,12 @@ def read_table(path: Path, encoding: str) -> RawTable:
             f"{path} has the unknown format {path.suffix or '(no ending)'!r}.",
             f"The ending tells the format; known are {', '.join(_FORMATS)}.",
             advice.get(path.suffix.lower(), "Rename the file after what it holds, or convert it."),
+        )
+    if not path.is_file():
+        raise DataError(
+            f"{path} is no ordinary file.",
+            "A pipe or device may never end.",
+            "Save its data in a file, and give that.",
         )
     try:
         if path.stat().st_size == 0:
@@ -357,7 +363,7 @@ def _objects(path: Path, rows: Iterator[tuple[int, Any]] | enumerate[Any]) -> Ra
                 "Each row is an object with the names of the columns.",
                 'Write rows as {"text": ..., "label": ...}.',
             )
-        for key, value in row.items():
+        for key, value in {_mended(k): v for k, v in row.items()}.items():
             column = columns.setdefault(key, [])
             column += [None] * (position - len(column))
             column.append(value)
@@ -372,6 +378,10 @@ def _objects(path: Path, rows: Iterator[tuple[int, Any]] | enumerate[Any]) -> Ra
         if strange:
             odd[key] = strange
     return RawTable(str(path), pa.table(arrays), numbers, odd=odd)
+
+
+#: What Arrow raises for nested values without a common type, or beyond 64 bits.
+_NO_ARRAY = (pa.ArrowException, UnicodeEncodeError, OverflowError, RecursionError)
 
 
 def _array(values: list[Any]) -> tuple[pa.Array, Odd | None]:
@@ -395,7 +405,7 @@ def _array(values: list[Any]) -> tuple[pa.Array, Odd | None]:
     if found.keys() <= {"a list", "an object"} and len(found) == 1:
         try:
             return pa.array(values), None
-        except (pa.ArrowException, UnicodeEncodeError):
+        except _NO_ARRAY:
             row = bisect_left(range(len(values)), True, key=lambda i: _clashes(values[: i + 1]))
             odd = Odd(row, "values of another type", found.most_common(1)[0][0] + " of one type")
     else:
@@ -412,7 +422,7 @@ def _clashes(values: list[Any]) -> bool:
     """Whether nested values have no common Arrow type."""
     try:
         pa.array(values)
-    except (pa.ArrowException, UnicodeEncodeError):
+    except _NO_ARRAY:
         return True
     return False
 
@@ -439,38 +449,17 @@ def _json_type(value: Any) -> str:
 
 def _parquet(path: Path, encoding: str) -> RawTable:
     del encoding
-    try:
-        return _arrow_table(path, pq.ParquetFile(path, memory_map=True).read())
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, "Parquet", error) from error
+    return _arrow_table(path, read_parquet(path))
 
 
 def _arrow(path: Path, encoding: str) -> RawTable:
-    """Read the Arrow IPC file or stream format, memory-mapped."""
     del encoding
-    try:
-        source = pa.memory_map(str(path))
-        try:
-            return _arrow_table(path, pa.ipc.open_file(source).read_all())
-        except pa.ArrowInvalid:
-            source.seek(0)
-            return _arrow_table(path, pa.ipc.open_stream(source).read_all())
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, "Arrow", error) from error
-
-
-def _damaged(path: Path, format_name: str, error: Exception) -> DataError:
-    return DataError(
-        f"{path} cannot be read as {format_name} ({error}).",
-        "It is damaged or of another format than its ending says.",
-        "Write it anew, or rename it after what it holds.",
-    )
+    return _arrow_table(path, read_ipc(path))
 
 
 def _arrow_table(path: Path, table: pa.Table) -> RawTable:
-    names = declared_names(table.schema)
     numbers = range(1, table.num_rows + 1)
-    return RawTable(str(path), decoded(table), numbers, label_names=names)
+    return RawTable(str(path), table, numbers, label_names=declared_names(table.schema))
 
 
 _FORMATS: dict[str, Callable[[Path, str], RawTable]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ Style = Literal["text", "boolean", "integer", "float"]
 #: What labels are read for: classes, whose spelling counts, or numbers; None to find out which.
 Purpose = Literal["classes", "numbers"] | None
 
+_EXACT = re.compile(r"0|-?[1-9][0-9]*")
 #: Words that stand for "no value" among numbers; among words they may well be classes.
 _NOT_A_NUMBER = {"na", "n/a", "nan", "null", "none", "-", "?"}
 #: Signs that stand for "no label" among words, as SNLI's "-" where its annotators disagree.
@@ -215,7 +217,7 @@ def _parsed(found: list[str], codes: NDArray[np.int64], purpose: Purpose) -> Lab
 
 def _is_exact(text: str) -> bool:
     """Whether a text is just what its whole number is written as."""
-    return text.removeprefix("-").isdecimal() and text.isascii() and str(int(text)) == text
+    return bool(_EXACT.fullmatch(text))
 
 
 def _are_few(labels: Labels) -> bool:

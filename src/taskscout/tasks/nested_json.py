@@ -24,7 +24,7 @@ def rows_of_object(whole: Mapping[str, Any]) -> Rows | None:
     lists = {k: v for k, v in whole.items() if _is_rows(v)}
     data: Any = whole.get("data")
     rows: list[dict[str, Any]]
-    if _is_rows(data) and all(_is_rows(row.get("paragraphs")) for row in data):
+    if _is_squad(data):
         return _squad(data), {}, "read as SQuAD's JSON: a row per question"
     if len(lists) > 1 and all(map(is_understood, lists)):
         rows, splits = [], {}
@@ -56,6 +56,17 @@ def rows_of_object(whole: Mapping[str, Any]) -> Rows | None:
 def _index(schema: Any) -> list[str]:
     """Name the columns of the index in the schema of pandas' table orientation."""
     return list(schema.get("primaryKey") or ()) if isinstance(schema, dict) else []
+
+
+def _is_squad(articles: Any) -> bool:
+    """Whether articles hold paragraphs, these questions, and these answers or none."""
+    if not _is_rows(articles) or not all(_is_rows(row.get("paragraphs")) for row in articles):
+        return False
+    lists = [p.get("qas") or [] for row in articles for p in row["paragraphs"]]
+    if not all(qas == [] or _is_rows(qas) for qas in lists):
+        return False
+    answers = [qa.get("answers") or [] for qas in lists for qa in qas]
+    return all(each == [] or _is_rows(each) for each in answers)
 
 
 def _is_rows(value: Any) -> bool:

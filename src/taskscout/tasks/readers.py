@@ -246,7 +246,8 @@ class _Options:
 
 def _parts(raw: RawTable, options: _Options, card: TaskCard) -> TaskParts:
     """Choose columns, check, and tell the splits apart."""
-    names = raw.table.column_names
+    names = [name or f"(column {i})" for i, name in enumerate(raw.table.column_names, 1)]
+    raw = replace(raw, table=raw.table.rename_columns(names))
     twice = [n for n, times in Counter(names).items() if times > 1]
     if twice:
         raise DataError(

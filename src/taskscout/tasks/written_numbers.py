@@ -18,6 +18,7 @@ _FLOAT = re.compile(
 _DECIMAL_COMMA = re.compile(r"[+-]?((0|[1-9]\d*)|[1-9]\d{0,2}(\.\d{3})+),\d+")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 _BARE_EXPONENT = re.compile(r"\d+e\d+", re.IGNORECASE)  # 1E2; programs write 1e+02
+_LONGEST = 300  # characters; what has more is no quantity
 _LIKE_A_NUMBER = re.compile(r"[+-]?[\d.,]*\d[\d.,]*(e[+-]?\d+)?\s*%?", re.IGNORECASE)
 
 
@@ -69,6 +70,8 @@ def read_numbers(texts: Sequence[str]) -> Numbers | None:
     if any(t.endswith("%") for t in texts):
         bare = [t[:-1].rstrip() if t.endswith("%") else t for t in texts]
         return read_numbers(bare) and Numbers(unclear="some have a percent sign and some have none")
+    if any(len(t) > _LONGEST for t in texts):
+        return None
     commas = [t for t in texts if "," in t]
     others = [t for t in texts if "," not in t]
     if not all(map(is_number, others)):
