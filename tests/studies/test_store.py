@@ -104,7 +104,7 @@ def test_an_exported_table_reads_as_its_grid(tmp_path):
     pq.write_table(to_table(RESULTS).drop_columns("key"), tmp_path / "n.parquet")
     with pytest.raises(StudyError, match="'key'"):
         read_results(tmp_path / "n.parquet")
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(StudyError, match="There is no grid"):
         read_results(tmp_path / "none.parquet")
 
 
@@ -133,3 +133,41 @@ def test_recipes_are_settings_that_are_not_averaged():
     assert (first[0]["recipe"], second[0]["recipe"]) == ("default", "learning_rate=3e-05")
     assert second[1].gain("s", "t") == pytest.approx(first[1].gain("s", "t") / 2)
     assert len(choose([*RESULTS, *slower], ["recipe=learning_rate=3e-05"])) == 4
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("scores", "no JSON", "Expecting value"),
+        ("scores", "[0.5]", "scores: Input should be a valid dictionary"),
+        ("scores", '{"f1": "high"}', "scores.f1: Input should be a valid number"),
+        ("scores", b"\xff\x00", "cell 4 cannot be read"),
+        ("scores", "[" * 100_000, "recursion"),
+        ("made", "null", "made: Input should be a valid dictionary"),
+        ("score", "high", "score: Input should be a valid number"),
+        ("score", b"\x00", "score: Input should be a valid number"),
+        ("size", None, "size: Input should be a valid integer"),
+        ("target", None, "target: Input should be a valid string"),
+    ],
+)
+def test_a_cell_that_is_none_is_refused_by_its_field(tmp_path, column, value, words):
+    store = GridStore(tmp_path / "g.sqlite")
+    store.put(RESULTS)
+    with sqlite3.connect(store.path) as db:
+        db.execute(f"UPDATE cells SET {column} = ? WHERE key = 'b'", (value,))
+    with pytest.raises(StudyError) as caught:
+        read_results(store.path)
+    assert str(store.path) in caught.value.found
+    assert words in caught.value.found
+
+
+def test_a_cell_of_a_table_that_is_none_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = to_table(RESULTS)
+    at = table.column_names.index("made")
+    bad = table.set_column(at, "made", pa.array(["{"] * len(RESULTS)))
+    pq.write_table(bad, tmp_path / "g.parquet")
+    with pytest.raises(StudyError, match="cell 1 cannot be read"):
+        read_results(tmp_path / "g.parquet")

@@ -82,3 +82,53 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_numbers_of_a_recipe_are_numbers_however_yaml_takes_them(tmp_path):
     study = read(tmp_path, GOOD.replace("epochs: 3", "learning_rate: 3e-5"))
     assert study.recipe == {"learning_rate": 3e-5}
+
+
+HOSTILE = {
+    "nested deeply": "name: " + "[" * 5_000 + "]" * 5_000,
+    "mappings nested deeply": "name: " + "{a: " * 5_000 + "1" + "}" * 5_000,
+    "a date that is none": GOOD.replace("ours", "2026-13-45"),
+    "a time that is none": GOOD.replace("ours", "2026-02-28 25:61:61"),
+    "an integer that is none": GOOD.replace("ours", "!!int many"),
+    "a float that is none": GOOD.replace("epochs: 3", "epochs: !!float many"),
+    "a truth that is none": GOOD.replace("ours", "!!bool 3"),
+    "an integer of many digits": GOOD.replace("200", "9" * 5_000),
+    "a tag of Python": GOOD.replace("ours", "!!python/object/apply:os.system ['true']"),
+    "an alias of nothing": GOOD.replace("ours", "*nobody"),
+    "a key that is a list": GOOD + "? [a]\n: b\n",
+    "a home that is not there": GOOD.replace("pools/mine", "~nobody-of-this-name/pool"),
+    "a mapping of values": GOOD.replace("ours", "!!map 3"),
+    "a NUL": GOOD.replace("ours", "a\0b"),
+    # Nine lists of nine lists of ... : a text of gigabytes, were it written out.
+    "an alias bomb": "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    + "name: *a11\n" + GOOD,
+    "more than a study": GOOD + "#" * 2**20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_yaml_that_is_no_study_is_refused(tmp_path, text):
+    with pytest.raises(StudyError) as caught:
+        read(tmp_path, text)
+    error = caught.value
+    assert str(tmp_path / "study.yaml") in error.found
+    assert len(str(error)) < 2_000
+
+
+def test_a_home_is_needed_for_a_path_in_it(tmp_path, monkeypatch):
+    import pwd
+
+    def nobody(_: int):
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(StudyError, match="home"):
+        read(tmp_path, GOOD.replace("pools/mine", "~/pool"))
+
+
+def test_what_is_no_file_is_no_study(tmp_path):
+    for path in (tmp_path, Path("/dev/zero"), tmp_path / "none.yaml"):
+        with pytest.raises(StudyError, match="cannot be read"):
+            read_study(path)

@@ -128,7 +128,14 @@ def read_predictions(
                 "A method says one thing about a pair.",
                 "Keep one of them.",
             )
-        scores[cell] = np.nan if score in (None, "") else float(score)
+        try:
+            scores[cell] = np.nan if score in (None, "") else float(score)
+        except (TypeError, ValueError):
+            raise StudyError(
+                f"{path}, row {i + 1}: the score is {score!r}.",
+                "A score is a number, or empty where the method does not apply.",
+                "Mend the row.",
+            ) from None
     if not made:
         raise StudyError(
             f"{path} holds no score for a pair of the grid.",

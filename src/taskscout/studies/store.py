@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from taskscout.errors import StudyError
+from taskscout.tasks.arrow_files import read_parquet
 from taskscout.tasks.names import NONE
 
 if TYPE_CHECKING:
@@ -66,6 +69,7 @@ class CellResult:
 
 
 _COLUMNS = tuple(f.name for f in fields(CellResult))
+_cell: TypeAdapter[CellResult] = TypeAdapter(CellResult)
 _JSON = ("scores", "made")
 #: Stands in a table before a metric that has a field's name, as a score's ``error`` has.
 _METRIC = "metric_"
@@ -88,11 +92,7 @@ class GridStore:
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path)
         if not create and not self.path.is_file():
-            raise StudyError(
-                f"There is no grid {self.path}.",
-                "It should hold the results of transfers.",
-                "Make one with: taskscout grid run STUDY.yaml --out GRID.sqlite",
-            )
+            raise _no_grid(self.path)
         with self._open() as db:
             ours, layout = (db.execute(f"PRAGMA {p}").fetchone()[0] for p in _PRAGMAS)
             empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -155,11 +155,7 @@ class GridStore:
                 "encoder, strategy, tuning, recipe, size, target, source != 'none', source, seed, "
                 "key"
             ).fetchall()
-        out = []
-        for row in rows:
-            named = dict(zip(_COLUMNS, row, strict=True))
-            out.append(CellResult(**{**named, **{c: json.loads(named[c]) for c in _JSON}}))
-        return out
+        return _checked(self.path, [dict(zip(_COLUMNS, row, strict=True)) for row in rows])
 
     def merge(self, others: Iterable[CellResult], name: str = "another grid") -> int:
         """Take another grid's results, and say how many were new.
@@ -207,17 +203,9 @@ def read_results(path: str | Path) -> list[CellResult]:
     path = Path(path)
     if path.suffix != ".parquet":
         return GridStore(path, create=False).results()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StudyError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}).",
-            "It is missing, damaged or no Parquet file.",
-            "Give a file that taskscout grid run or export has written.",
-        ) from error
+    if not path.is_file():
+        raise _no_grid(path)
+    table = read_parquet(path)
     plain = [c for c in _COLUMNS if c not in _JSON]
     missing = [c for c in (*plain, "made") if c not in table.column_names]
     if missing:
@@ -227,14 +215,49 @@ def read_results(path: str | Path) -> list[CellResult]:
             "Give a file that taskscout grid run or export has written.",
         )
     metrics = [c for c in table.column_names if c not in (*plain, "made")]
-    out = []
-    for row in table.to_pylist():
-        scores = {
-            m.removeprefix(_METRIC): row[m] for m in ("score", *metrics) if row[m] is not None
-        }
-        named = {c: row[c] for c in plain}
-        out.append(CellResult(**named, scores=scores, made=json.loads(row["made"])))
-    return out
+    rows = table.to_pylist()
+    for row in rows:
+        measured = [m for m in ("score", *metrics) if row[m] is not None]
+        row["scores"] = {m.removeprefix(_METRIC): row[m] for m in measured}
+    return _checked(path, [{c: row[c] for c in _COLUMNS} for row in rows])
+
+
+def _checked(path: Path, rows: Sequence[dict[str, Any]]) -> list[CellResult]:
+    """Make results of rows as they are kept; what is JSON there may still be text.
+
+    Raises
+    ------
+    StudyError
+        If a field is missing, or of another type than a grid's.
+    """
+    results = []
+    for number, row in enumerate(rows, 1):
+        try:
+            told = {c: json.loads(row[c]) for c in _JSON if not isinstance(row[c], dict)}
+            results.append(_cell.validate_python(row | told))
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise _no_cell(path, number, reason) from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _no_cell(path, number, str(error)) from error
+    return results
+
+
+def _no_cell(path: Path, number: int, reason: str) -> StudyError:
+    return StudyError(
+        f"{path}, cell {number} cannot be read ({reason[:200]}).",
+        "Its fields are not those of a transfer's result, so the file was changed or damaged.",
+        "Restore the file from a copy, or run the grid again into another.",
+    )
+
+
+def _no_grid(path: Path) -> StudyError:
+    return StudyError(
+        f"There is no grid {path}.",
+        "It should hold the results of transfers.",
+        "Make one with: taskscout grid run STUDY.yaml --out GRID.sqlite",
+    )
 
 
 def to_table(results: Iterable[CellResult]) -> pa.Table:

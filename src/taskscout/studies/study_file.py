@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,12 @@ from taskscout.models.recipe import Recipe
 Strategy = Literal["sequential", "zero_shot"]
 TuningName = Literal["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"]
 
+#: Bytes of the largest study file.
+_LARGEST = 2**20
+#: What reading YAML raises: of its own, and of the dates and numbers in it.
+_NO_YAML = (
+    yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError, KeyError,
+)  # fmt: skip
 #: Fields of a recipe that the study itself decides.
 _OWN = frozenset({"tuning", "seed", "examples", "checkpoints", "test_examples"})
 
@@ -141,6 +148,8 @@ def read_study(path: str | Path) -> GridStudy:
     """
     path = Path(path)
     try:
+        if path.stat().st_size > _LARGEST or not path.is_file():
+            raise OSError(None, f"no ordinary file of at most {_LARGEST:,} bytes")
         text = path.read_text(encoding="utf-8")
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
@@ -150,13 +159,16 @@ def read_study(path: str | Path) -> GridStudy:
             "It should say which transfers to run.",
             "Give a YAML file with at least name, sources and targets.",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error) or type(error).__name__
         raise StudyError(
-            f"{path}{where}: {getattr(error, 'problem', None) or error}.",
-            "The file is not YAML.",
-            "Mend that line.",
+            f"{path}{where}: {reason.splitlines()[0][:200]}.",
+            "The file is not YAML of plain fields."
+            if isinstance(error, RecursionError)
+            else "The file is not YAML, or a date or number in it is none.",
+            "Mend that line." if mark else "Mend the file.",
         ) from error
     if not isinstance(data, dict):
         raise StudyError(
@@ -173,16 +185,23 @@ def read_study(path: str | Path) -> GridStudy:
         named = ".".join(map(str, place)) or "the file"
         raise StudyError(
             f"{path}, line {line}: {named}: {first['msg'].removeprefix('Value error, ')}.",
-            f"It says {first['input']!r}."
+            f"It says {reprlib.repr(first['input'])[:200]}."
             if first["type"] not in ("missing", "extra_forbidden")
             else f"The fields here are {', '.join(_fields_at(place))}.",
             "Mend that line.",
         ) from error
     changed: dict[str, Any] = {}
-    if study.catalogue is not None:
-        changed["catalogue"] = path.parent / study.catalogue.expanduser()
-    if study.pool not in (None, "builtin"):
-        changed["pool"] = str(path.parent / Path(str(study.pool)).expanduser())
+    try:
+        if study.catalogue is not None:
+            changed["catalogue"] = path.parent / study.catalogue.expanduser()
+        if study.pool not in (None, "builtin"):
+            changed["pool"] = str(path.parent / Path(str(study.pool)).expanduser())
+    except RuntimeError as error:
+        raise StudyError(
+            f"{path}: {error}",
+            "A path that begins with ~ is in a home folder, and there is none of that name.",
+            "Write the path in full.",
+        ) from error
     return study.model_copy(update=changed)
 
 
