@@ -36,7 +36,7 @@ def accident(folder: Path, other: Path, chance: random.Random) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
 
 
 def _flip_bit(path: Path, folder: Path, other: Path, chance: random.Random) -> str:

@@ -1030,3 +1030,68 @@ def test_cards_are_parsed_when_they_are_asked_for(packed: Pool, monkeypatch: Any
     assert source.card == card("a")
     assert source is opened.source("a")
     assert len(parsed) == 1
+
+
+# -- two processes, one pool ----------------------------------------------------------------
+
+_CHANGES = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from taskscout.pools import Pool
+from tests.pools.test_pool import ENCODER, card, descriptions
+me = sys.argv[2]
+pool = Pool.create(sys.argv[1], encoder=ENCODER)
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(25):
+    pool.attach(f"{{me}}-{{i}}", f"{{me}} {{i}}".encode())
+    pool.add(card(f"{{me}}{{i}}"), {{"scores": {{}}}}, descriptions(f"{{me}}{{i}}", i))
+"""
+
+
+def test_two_processes_lose_nothing_of_one_another(tmp_path: Path):
+    root = str(Path(__file__).parents[2])
+    folder = tmp_path / "pool"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _CHANGES.format(root=root), str(folder), me],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for me in ("a", "b")
+    ]  # fmt: skip
+    for each in processes:  # both have opened the pool before either changes it
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in processes:
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    assert [each.wait(120) for each in processes] == [0, 0]
+    pool = Pool.open(folder)
+    assert set(pool.names) == {f"{me}{i}" for me in "ab" for i in range(25)}
+    for me in "ab":
+        for i in range(25):
+            path = pool.attached(f"{me}-{i}")
+            assert path is not None
+            assert path.read_bytes() == f"{me} {i}".encode()
+    assert pool.verify() == []
+
+
+def test_a_name_that_another_process_took_meanwhile_is_refused(tmp_path: Path):
+    mine = Pool.create(tmp_path / "pool", encoder=ENCODER)
+    other = Pool.open(tmp_path / "pool")
+    other.add(card("one"), {"scores": {}}, descriptions("one", 1))
+    before = (tmp_path / "pool" / "sources" / "one.safetensors").read_bytes()
+    with pytest.raises(PoolError, match="has a source 'one' already"):
+        mine.add(card("one"), {"scores": {}}, descriptions("one", 2))
+    assert (tmp_path / "pool" / "sources" / "one.safetensors").read_bytes() == before
+    mine.add(card("one"), {"scores": {}}, descriptions("one", 2), replace=True)
+
+
+def test_a_pool_of_another_encoder_that_came_meanwhile_is_left_alone(tmp_path: Path):
+    mine = Pool.create(tmp_path / "pool", encoder=ENCODER, write=False)
+    Pool.create(tmp_path / "pool", encoder={**ENCODER, "model": "large"})
+    with pytest.raises(PoolError, match="of the encoder large by now"):
+        mine.add(card("one"), {"scores": {}}, descriptions("one", 1))
+    assert len(Pool.open(tmp_path / "pool")) == 0

@@ -24,6 +24,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -145,14 +146,36 @@ class Pool:
             return cls.open(folder)
         pool = cls(folder, _validated(path, {"format": FORMAT, "encoder": dict(encoder)}))
         if write:
-            pool._begin()
+            with pool._writing():
+                pass
         return pool
 
-    def _begin(self) -> None:
-        """Write the header where there is none yet."""
-        if not (self.folder / "pool.json").exists():
-            (self.folder / "sources").mkdir(parents=True, exist_ok=True)
-            _write_header(self.folder, self._header)
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Change the pool while no other process does, from what is on disk by now.
+
+        Raises
+        ------
+        PoolError
+            If another process has begun a pool of another encoder there meanwhile.
+        """
+        from filelock import FileLock
+
+        (self.folder / "sources").mkdir(parents=True, exist_ok=True)
+        path = self.folder / "pool.json"
+        with FileLock(self.folder / ".lock"):
+            if path.exists():
+                header = _read_header(path)
+                if header.encoder != self._header.encoder:
+                    raise PoolError(
+                        f"{self.folder} holds a pool of the encoder {header.encoder.model} by now.",
+                        "Sources of two encoders cannot be compared.",
+                        "Name another folder.",
+                    )
+                self._header = header
+            else:
+                _write_header(self.folder, self._header)
+            yield
 
     # -- reading --------------------------------------------------------------------
 
@@ -301,9 +324,11 @@ class Pool:
         described = list(descriptions)
         source = Source(card, tuning, {d.key: d.header for d in described})
         path = self.folder / "sources" / f"{card.name}.safetensors"
-        self._begin()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_loose(path, source, described)
+        with self._writing():
+            if path.exists() and not replace and card.name not in self._loose:
+                self._loose[card.name] = LooseSource(path)  # of another process, meanwhile
+                self.check_name(card.name)
+            write_loose(path, source, described)
         self._loose[card.name] = LooseSource(path)
         self._names = None
 
@@ -327,7 +352,8 @@ class Pool:
 
     def set_left_out(self, reasons: Mapping[str, str]) -> None:
         """Record why tasks are not in the pool."""
-        self._change_header(left_out=dict(sorted(reasons.items())))
+        with self._writing():
+            self._change_header(left_out=dict(sorted(reasons.items())))
 
     def _change_header(self, **fields: Any) -> None:
         header = self._header.model_copy(update=fields)
@@ -353,15 +379,15 @@ class Pool:
 
     def attach(self, what: str, data: bytes) -> None:
         """Keep a file that belongs to all sources together, in place of the one there was."""
-        old = self._header.files.get(what)
         digest = hashlib.sha256(data).hexdigest()
         # Named by its content: whenever killed, the header names a whole file.
         entry = FileEntry(name=f"{what}-{digest[:16]}.safetensors", sha256=digest)
-        self._begin()
-        write_atomically(self.folder / entry.name, data)
-        self._change_header(files={**self._header.files, what: entry})
-        if old is not None and old.name != entry.name:
-            (self.folder / old.name).unlink(missing_ok=True)
+        with self._writing():
+            old = self._header.files.get(what)
+            write_atomically(self.folder / entry.name, data)
+            self._change_header(files={**self._header.files, what: entry})
+            if old is not None and old.name != entry.name:
+                (self.folder / old.name).unlink(missing_ok=True)
 
     def _attach_to(self, other: Pool) -> None:
         for what in self._header.files:
