@@ -14,6 +14,8 @@ from zlib import crc32
 
 #: After so many seconds what a process elsewhere, or one that took another's number, left is old.
 _OLD = 24 * 3600.0
+#: What spreadsheets take for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -45,6 +47,17 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def no_formula(cell: object) -> object:
+    """A cell of a CSV file; a text that a spreadsheet would run as a formula has a ' before it.
+
+    Examples
+    --------
+    >>> no_formula("=HYPERLINK(1)"), no_formula("a=b"), no_formula(-1.5)
+    ("'=HYPERLINK(1)", 'a=b', -1.5)
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _beside(path: Path) -> Path:

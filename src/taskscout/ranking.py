@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taskscout.errors import MethodError, PoolError, TaskscoutError
+from taskscout.files import no_formula
 from taskscout.methods import DEFAULT
 from taskscout.methods.asking import Answer, MethodCost, ask, held
 from taskscout.methods.expression import ALL, parse_method, spelt_out
@@ -185,9 +186,10 @@ class Ranking:
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
     def to_csv(self) -> str:
-        """One line per row, one column per field and per method."""
+        """One line per row, one column per field and per method; no cell is a formula."""
         out = io.StringIO()
-        rows = [_flat(r.to_dict()) for r in self.sources]
+        flat = (_flat(r.to_dict()) for r in self.sources)
+        rows = [{name: no_formula(cell) for name, cell in row.items()} for row in flat]
         writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else ["rank"])
         writer.writeheader()
         writer.writerows(rows)

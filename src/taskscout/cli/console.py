@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskscout.errors import TaskscoutError
 
@@ -16,19 +17,33 @@ if TYPE_CHECKING:
     from taskscout.models.workbench import Workbench
     from taskscout.pools import Pool
 
+#: Control characters, but for the line's end and the tab; and marks that turn the direction.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 def stdout() -> Console:
     """For results. Wide when piped, so that tables are not cut."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    return _console(width=None if sys.stdout.isatty() else 140)
 
 
 def stderr() -> Console:
     """For progress and errors."""
-    from rich.console import Console
+    return _console(stderr=True)
 
-    return Console(stderr=True, highlight=False)
+
+def _console(**options: Any) -> Console:
+    """A console on which texts of files are texts: what would steer a terminal is shown as �."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Harmless(Console):
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterator[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else _STEERING.sub("\ufffd", text), style, control)
+
+    return Harmless(highlight=False, **options)
 
 
 def show_error(error: TaskscoutError) -> None:

@@ -158,12 +158,13 @@ def export(
 ) -> None:
     """Write all results as one long table: Parquet or CSV."""
     from taskscout.errors import StudyError
-    from taskscout.files import write_atomically
+    from taskscout.files import no_formula, write_atomically
     from taskscout.studies.store import read_results, to_table
 
     table = to_table(read_results(file))
+    import pyarrow as pa
+
     if out.suffix == ".parquet":
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         sink = pa.BufferOutputStream()
@@ -174,8 +175,9 @@ def export(
 
         from pyarrow import csv
 
+        rows = [{k: no_formula(v) for k, v in row.items()} for row in table.to_pylist()]
         buffer = io.BytesIO()
-        csv.write_csv(table, buffer)
+        csv.write_csv(pa.Table.from_pylist(rows, schema=table.schema), buffer)
         write_text(out, buffer.getvalue().decode())
     else:
         raise StudyError(

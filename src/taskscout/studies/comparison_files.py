@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskscout.errors import StudyError
-from taskscout.files import write_atomically
+from taskscout.files import no_formula, write_atomically
 from taskscout.studies.comparison import Comparison
 from taskscout.studies.metrics import get_metric
 from taskscout.tasks.names import NONE
@@ -134,5 +134,6 @@ def _csv(table: pa.Table) -> bytes:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.column_names)
     for row in table.to_pylist():
-        writer.writerow("" if isinstance(v, float) and math.isnan(v) else v for v in row.values())
+        cells = ("" if isinstance(v, float) and math.isnan(v) else v for v in row.values())
+        writer.writerow(map(no_formula, cells))
     return out.getvalue().encode()
