@@ -195,6 +195,18 @@ def test_rank_prints_a_table(run: Run, target: Path, ours: list[str]):
     assert f"embedded {used} texts" in out
 
 
+def test_rank_writes_a_report(run: Run, target: Path, ours: list[str], tmp_path: Path):
+    file = tmp_path / "out.html"
+    result = run("rank", target, *ours, "--report", file, "--json")
+    data = only_json(result)
+    html = file.read_text(encoding="utf-8")
+    for row in data["sources"]:
+        assert f'data-score="{row["score"]}"' in html
+    assert f"taskscout rank {target}" in html
+    told = mistake(run("rank", target, *ours, "--report", tmp_path / "no" / "out.html"))
+    assert "cannot be written" in told
+
+
 def test_rank_json(run: Run, target: Path, ours: list[str]):
     result = run("rank", target, *ours, "--json", "--top", 1)
     assert result.err == ""

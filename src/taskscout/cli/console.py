@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,6 +82,11 @@ def progress() -> Iterator[Callable[[str, int, int], None] | None]:
             bar.update(tasks[what], completed=done, total=total)
 
         yield report
+
+
+def typed_command() -> str:
+    """The command as it was typed."""
+    return shlex.join(["taskscout", *sys.argv[1:]])
 
 
 def open_pool(folder: str) -> Pool:

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from taskscout.cli.console import make_workbench, open_pool, progress, stdout, write_text
+from taskscout.cli.console import (
+    make_workbench,
+    open_pool,
+    progress,
+    stdout,
+    typed_command,
+    write_text,
+)
 from taskscout.cli.options import (
     READ,
     DropEmpty,
@@ -129,6 +136,12 @@ def rank(
         bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
     ] = False,
     csv: Annotated[Path | None, typer.Option(help="Also write all rows to this file.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write an HTML page with pictures to this file. It holds some of your texts."
+        ),
+    ] = None,
 ) -> None:
     """Rank real source datasets for your dataset: which one to fine-tune on first."""
     from taskscout.errors import TaskscoutError
@@ -155,7 +168,8 @@ def rank(
         drop_empty=drop_empty,
         drop_rare=drop_rare,
     )
-    with progress() as report:
+    page = ""
+    with progress() as bar:
         bench = make_workbench(
             encoder,
             pooling,
@@ -163,7 +177,7 @@ def rank(
             max_length=max_length,
             precision=precision,
             no_cache=no_cache,
-            report=report,
+            report=bar,
         )
         ranking = rank_sources(
             task,
@@ -180,8 +194,18 @@ def rank(
             exclude=_words(exclude),
             exclude_overlap=exclude_overlap,
         )
+        if report is not None:
+            from taskscout.reports.ranking_page import ranking_page
+            from taskscout.transfer.sources import catalogue_of_environment
+
+            page = ranking_page(
+                ranking, task, opened, bench, examples=examples, command=typed_command(),
+                catalogue=catalogue_of_environment(),
+            )  # fmt: skip
     if csv is not None:
         write_text(csv, ranking.to_csv())
+    if report is not None:
+        write_text(report, page)
     if as_json:
         typer.echo(ranking.to_json())
         return

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from taskscout.cli.console import make_workbench, open_pool, progress, stderr, stdout
+from taskscout.cli.console import (
+    make_workbench,
+    open_pool,
+    progress,
+    stderr,
+    stdout,
+    typed_command,
+)
 from taskscout.cli.options import (
     READ,
     DropEmpty,
@@ -263,7 +268,7 @@ def train(
             ),
             seeds=seeds, budget=limits, fresh=fresh, merge=merge, temperature=temperature,
             with_target=with_target, labels=mapping, out=out, overwrite=overwrite,
-            command=" ".join(["taskscout", *map(shlex.quote, sys.argv[1:])]),
+            command=typed_command(),
             report=lambda line: console.print(line, soft_wrap=True, markup=False),
         )  # fmt: skip
     if as_json:

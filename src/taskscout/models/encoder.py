@@ -387,6 +387,13 @@ class Encoder:
             out += [dict(zip(keys, v, strict=True)) for v in zip(*batch.values(), strict=True)]
         return out
 
+    def count_longer(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> int:
+        """Count the examples of which :meth:`tokenize` cuts something off."""
+        ids = self.tokenizer(
+            list(texts), list(pairs) if pairs is not None else None, truncation=False, verbose=False
+        )["input_ids"]
+        return sum(len(row) > self.max_length for row in ids)
+
     def pad(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """One padded batch with its attention mask, on this encoder's device."""
         batch = self.tokenizer.pad(list(rows), return_tensors="pt", return_attention_mask=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 
+from taskscout.reports.pages import render
 from taskscout.reports.studies import (
     digits_of,
     interval,
@@ -41,13 +41,9 @@ def study_page(comparison: Comparison) -> str:
     -------
     The page; the library that draws its figures stands in it (5 MB).
     """
-    import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    template = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    ).from_string(resources.files("taskscout.reports").joinpath("study.html").read_text("utf-8"))
     figures = {
         "ladder": _ladder(comparison),
         "differences": _differences_figure(comparison),
@@ -60,7 +56,8 @@ def study_page(comparison: Comparison) -> str:
     gains = comparison.gains
     digits = digits_of(comparison.by)
     timed = not math.isnan(comparison.embedding_seconds)
-    return template.render(
+    return render(
+        "study.html",
         title=comparison.title,
         grid=f"{len(gains.sources)} sources, {len(gains.targets)} targets, "
         f"{len(gains.seed_names)} seed{'s' if len(gains.seed_names) > 1 else ''}",
@@ -195,12 +192,16 @@ def _figure(traces: Sequence[Any], *, height: int, **layout: Any) -> str:
         "template": "plotly_white",
         "height": height,
         "margin": {"l": 10, "r": 10, "t": 20, "b": 40},
-        "font": {"family": "system-ui, sans-serif", "size": 12},
+        # Legible on the light page and on the dark one.
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#7a828c"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
         **layout,
     }
     figure.update_layout(**settings)
-    figure.update_yaxes(automargin=True)
-    figure.update_xaxes(automargin=True)
+    lines = dict.fromkeys(("gridcolor", "zerolinecolor"), "rgba(128,136,145,0.3)")
+    figure.update_yaxes(automargin=True, **lines)
+    figure.update_xaxes(automargin=True, **lines)
     text: str = figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displayModeBar": False}
     )
