@@ -16,7 +16,8 @@ from taskscout.reports.terminal import number, short_licence
 #: From so many columns on there is room for whole licences.
 _WIDE = 110
 _NARROWEST_DOMAIN = 10
-_FINGERPRINT = re.compile(r"[0-9a-f]{16,}(-\d+)?")
+#: A hash, alone or with more after it, such as the rows that a probe read.
+_FINGERPRINT = re.compile(r"[0-9a-f]{16,}([-:].*)?")
 
 
 def plain(text: object) -> Text:
