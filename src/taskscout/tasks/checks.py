@@ -37,6 +37,7 @@ from taskscout.tasks.labels import (
     name_of,
     read_labels,
 )
+from taskscout.tasks.near_misses import PADDING, broken_rows, nearest_part, without_padding
 from taskscout.tasks.raw import RawTable, class_list, count, join, option, quote
 from taskscout.tasks.written_numbers import is_like_a_number
 
@@ -237,6 +238,10 @@ class _Check:
         tokens = self._list("text", "a list of tokens")
         tags = self._list("label", "a list of tags")
         tokens = pc.cast(tokens, pa.list_(pa.string()))
+        if any(str(v) == str(PADDING) for v in pc.unique(pc.list_flatten(tags)).to_pylist()):
+            words, of_words, gone = without_padding(tokens.to_pylist(), tags.to_pylist())
+            tokens, tags = pa.array(words, tokens.type), pa.array(of_words, tags.type)
+            self.notes.append(f"{count(gone, 'tag')} of {PADDING}, which is padding, left out")
         n_tokens, n_tags = list_lengths(tokens), list_lengths(tags)
         self._leave_out_empty(n_tokens == 0, "text", "no tokens")
         self._leave_out_unlabelled(is_null(tags))
@@ -273,6 +278,13 @@ class _Check:
                 f"Name another column with {option('label')}.",
             )
         self.about = f"{count(len(self.names), 'class')}: {class_list(self.names)}"
+        broken = broken_rows(self.names, ids, owners)
+        broken = broken[self.keep[broken]]
+        if len(broken):
+            self.notes.append(
+                f"{count(len(broken), 'row')} with an entity that goes on (I-) where none began "
+                f"({self.raw.places(broken)}): kept, and read as a beginning"
+            )
         if not any(n[1:2] == "-" for n in self.names):
             named = self.raw.label_names.get(self.columns["label"]) or labels.style == "text"
             lack = "do not say where an entity begins (B-, I-)" if named else "have no names"
@@ -294,7 +306,8 @@ class _Check:
                     f"{self.raw.at(self.columns['label'])}: {self.raw.place(int(row))} says that "
                     f"the answer {text[:80]!r} begins at character {start:,}, but the context "
                     + (f"has {found[:80]!r} there." if found else f"ends at {len(context):,}."),
-                    "An answer is a part of its context, counted in characters from 0.",
+                    "An answer is a part of its context, counted in characters from 0."
+                    + _where_it_is(text, context),
                     "Correct the row; an unanswerable question has start -1 and an empty answer.",
                 )
             if start >= 0 and start + len(text) > self.settings.max_characters:
@@ -339,6 +352,14 @@ class _Check:
                 self.notes.append(f"{quote(name)} counts the choices from 1")
         ids = np.zeros(len(self.raw), dtype=np.int64)
         for row in np.flatnonzero(self.keep):
+            if isinstance(values[row], str) and choices[row].count(values[row]) > 1:
+                raise DataError(
+                    f"{self.raw.at(name)}: {self.raw.place(int(row))} has the answer "
+                    f"{values[row][:80]!r}, which {choices[row].count(values[row])} of its "
+                    "choices are.",
+                    "One choice is right; which of them is not said.",
+                    "Leave one of them out, or give the number of the right choice.",
+                )
             at = _choice_at(values[row], choices[row], keys[row], base)
             if at is None:
                 raise DataError(
@@ -697,12 +718,14 @@ class _Check:
             starts = [
                 (c or "").find(t) if t else None for t, c in zip(cells, contexts, strict=True)
             ]
-            lost = [r for r in np.flatnonzero(self.keep) if starts[r] == -1]
+            lost = [r for r in np.flatnonzero(self.keep).tolist() if starts[r] == -1]
             if lost:
+                near = nearest_part(cells[lost[0]], contexts[lost[0]] or "")
                 raise DataError(
                     f"{self.raw.at(self.columns['label'])}: the answer {cells[lost[0]][:80]!r} of "
                     f"{self.raw.place(int(lost[0]))} does not occur in its context.",
-                    "A span answer is a part of its context, letter by letter.",
+                    "A span answer is a part of its context, letter by letter."
+                    + (f" Nearest to it is {near[:80]!r}." if near else ""),
                     "Correct the row, add a column answer_start, or read the file as "
                     f"{option('kind', 'text_to_text')}.",
                 )
@@ -812,6 +835,15 @@ def _is_number(text: Any) -> bool:
     except ValueError:
         return False
     return not isinstance(text, bool)
+
+
+def _where_it_is(answer: str, context: str) -> str:
+    """Say where an answer stands, or what stands there that is most like it."""
+    at = context.find(answer)
+    if at >= 0:
+        return f" It stands at character {at:,}."
+    near = nearest_part(answer, context)
+    return f" Nearest to it is {near[:80]!r}." if near else ""
 
 
 def _first_answer(cell: Any) -> tuple[str | None, int | None]:
