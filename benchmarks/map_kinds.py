@@ -24,6 +24,7 @@ from benchmarks._grids import block
 from benchmarks._report import markdown, publish
 from benchmarks.study import value
 from taskscout import Encoder, Pool, Task, Workbench
+from taskscout.methods.evidence_rows import evidence_rows
 from taskscout.methods.expression import parse_method
 from taskscout.methods.feature_score import FeatureScore
 from taskscout.methods.method import Description
@@ -168,7 +169,7 @@ def hold(
             held.agreement.setdefault(kind, []).append(float(agreement))
             r2 = []
             for description, wanted in zip(chosen, real, strict=True):
-                mapped = method.backend.features(target, description, bench)
+                mapped = method.backend.features(evidence_rows(target), description, bench)
                 assert mapped is not None
                 r2.append(explained(np.asarray(mapped), wanted))
             held.r2.setdefault(kind, []).append(float(np.mean(r2)))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 import taskscout.pools
+from taskscout.methods.evidence_rows import evidence_rows
 from taskscout.methods.method import get_method, method_names
 from taskscout.methods.topics import TopicModel, digest
 from taskscout.models.cache import NoCache
@@ -190,7 +191,7 @@ def test_maps_stand_for_the_models_beside_them(pool: Pool, catalogue: Catalogue,
     real = bench.source_embeddings(rows, tuned.arrays).astype(np.float64)
     for method in (get_method("esm-logme"), get_method("layered-esm-logme")):
         kept = pool.description(name, method.key)
-        mapped = method.backend.features(rows, kept, bench)
+        mapped = method.backend.features(evidence_rows(rows), kept, bench)
         error = ((mapped - real) ** 2).sum() / ((real - real.mean(0)) ** 2).sum()
         assert 1 - error == pytest.approx(kept.header["explained"], abs=0.1)
 

@@ -273,8 +273,8 @@ def test_all_with_costly_tunes_the_target(small_pool: Pool, small_bench: Workben
 def test_all_shows_what_applies_where_the_default_does_not(
     small_pool: Pool, small_bench: Workbench
 ):
-    tokens = pa.table({"tokens": [["a", "film"], ["the", "plot"]] * 4, "label": [[0, 1]] * 8})
-    target = Task("tags", "tagging", {"train": tokens}, ("O", "B"))
+    texts = pa.table({"prompt": ["a film", "the plot"] * 4, "completion": list("abcdefgh")})
+    target = Task("free", "text_to_text", {"train": texts})
     found = rank(target, small_pool, ["all"], bench=small_bench)
     assert "size" in found.methods
     assert DEFAULT not in found.methods
@@ -473,11 +473,12 @@ def test_another_precision_is_fine(small_pool: Pool, small_bench: Workbench, ran
         assert row.score == pytest.approx(ranking.source(row.name).score, abs=0.02)
 
 
-def test_a_target_without_a_label_of_the_sequence(small_pool: Pool, small_bench: Workbench):
-    table = pa.table({"tokens": [["a", "b"]] * 4, "label": [[0, 1]] * 4})
-    target = Task("tags", "tagging", {"train": table}, ("O", "X"))
-    error = refused(MethodError, lambda: rank(target, small_pool, bench=small_bench))
-    assert "tagging" in error.found
+def test_a_method_that_is_named_is_not_replaced(small_pool: Pool, small_bench: Workbench):
+    table = pa.table({"prompt": ["a film"] * 4, "completion": list("abcd")})
+    target = Task("free", "text_to_text", {"train": table})
+    error = refused(MethodError, lambda: rank(target, small_pool, "logme", bench=small_bench))
+    assert "4 different texts" in error.found
+    assert "reads no labels" in error.remedy
 
 
 # -- which rows, in which order --------------------------------------------------------------------

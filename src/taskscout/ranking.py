@@ -19,9 +19,11 @@ from taskscout.errors import MethodError, PoolError, TaskscoutError
 from taskscout.files import no_formula
 from taskscout.methods import DEFAULT
 from taskscout.methods.asking import Answer, MethodCost, ask, held
+from taskscout.methods.evidence_rows import NoEvidenceError, evidence_rows
 from taskscout.methods.expression import ALL, parse_method, spelt_out
 from taskscout.methods.joint import announce
-from taskscout.methods.method import CARD, Method
+from taskscout.methods.method import CARD, Method, get_method
+from taskscout.methods.source_features import WORDS
 from taskscout.methods.topics import ATTACHED
 from taskscout.methods.two_stage import refined
 from taskscout.models.workbench import Workbench
@@ -29,6 +31,7 @@ from taskscout.pools.build import OVERLAP
 from taskscout.pools.pool import Pool, Source
 from taskscout.pools.shelf import PoolShelf
 from taskscout.tasks import Task, TaskCard
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 from taskscout.tasks.names import NONE
 from taskscout.tasks.overlap import MOST_OVERLAP, share_contained, text_hashes
 
@@ -293,13 +296,23 @@ def rank(
         pool, overlap, exclude_overlap, commercial, kinds, domains, exclude
     )
     may_fail = written[0] == ALL  # a method that is named first has to apply
-    answers, refusals = _ask(methods, chosen, pool, names, bench, may_fail=may_fail)
+    try:
+        answers, refusals = _ask(methods, chosen, pool, names, bench, may_fail=may_fail)
+    except NoEvidenceError as error:
+        if written != [DEFAULT]:
+            raise
+        methods = [_without_labels(pool, names)]
+        answers, refusals = _ask(methods, chosen, pool, names, bench, may_fail=False)
+        refusals.append(
+            f"{methods[0].name}, which reads no labels, orders the sources: {error.found}"
+        )
     ordering = next(m for m in methods if m.name in answers)
     for name in set(names) - set(answers[ordering.name].sources):
         left_out[name] = f"has no description {_keys(ordering)}"
     rows = _ordered(answers, pool, overlap)
 
     notes = [*target.notes, *_unknown(exclude, pool), *refusals, *method_notes]
+    notes += _rows_notes(chosen, ordering, answers[ordering.name].sources, pool, bench)
     flagged = [f"{r.name} ({r.overlap:.0%})" for r in rows if r.overlap >= MOST_OVERLAP]
     if flagged:
         notes.append(f"sources that contain texts of the target: {', '.join(flagged)}")
@@ -400,6 +413,36 @@ def _filtered(
 
 
 # -- ask ---------------------------------------------------------------------------------------
+
+#: Methods that read no labels, in the order in which they stand in for the default: the best on
+#: our grid of real transfers, then those that need less of a pool (docs/benchmarks.md).
+WITHOUT_LABELS = ("terms-kl-reverse", "text-embedding", "format")
+
+
+def _without_labels(pool: Pool, names: Sequence[str]) -> Method:
+    """Choose the first method without labels that the pool's descriptions allow."""
+    methods = [get_method(name) for name in WITHOUT_LABELS]
+    shelf = PoolShelf(pool)
+    return next((m for m in methods if held(m, names, shelf)), methods[-1])
+
+
+def _rows_notes(
+    target: Task, method: Method, sources: Sequence[str], pool: Pool, bench: Workbench
+) -> list[str]:
+    """Say what a row of evidence is, where it is no example, and whose maps are of whole texts."""
+    if target.kind in SEQUENCE_KINDS or "labels" not in method.needs:
+        return []
+    rows = evidence_rows(target, bench)
+    notes = [f"read as {rows.said}"]
+    headers = [pool.source(n).headers.get(k, {}) for n in sources for k in method.reads]
+    maps = [h for h in headers if "strength" in h]
+    of_texts = sum(WORDS not in h for h in maps)
+    if rows.words is not None and of_texts:
+        notes.append(
+            f"{of_texts} of {len(maps)} sources have a map of whole texts only, which stands in "
+            "for one of words"
+        )
+    return notes
 
 
 def _methods(

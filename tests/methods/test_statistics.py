@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from taskscout.methods import statistics as module
-from taskscout.methods.feature_score import label_matrix
+from taskscout.methods.evidence_rows import evidence_rows
+from taskscout.methods.feature_score import label_columns_of
 from taskscout.methods.labels import label_columns
 from taskscout.methods.method import get_method
 from taskscout.methods.statistics import TargetStatistics, target_statistics
@@ -93,8 +94,8 @@ def cached(bench: Workbench, folder: Path) -> Workbench:
 
 
 def test_a_second_run_makes_no_pass(small_bench: Workbench, tmp_path: Path, monkeypatch):
-    columns = label_matrix(TARGET)
-    first = target_statistics(TARGET, columns, cached(small_bench, tmp_path))
+    columns = label_columns_of(TARGET.labels("train"), compat=False)
+    first = target_statistics(evidence_rows(TARGET), columns, cached(small_bench, tmp_path))
     bench = cached(small_bench, tmp_path)
 
     def refuse(*_, **__):
@@ -102,11 +103,11 @@ def test_a_second_run_makes_no_pass(small_bench: Workbench, tmp_path: Path, monk
 
     monkeypatch.setattr(Workbench, "embed", refuse)
     monkeypatch.setattr(TargetStatistics, "streamed", refuse)
-    second = target_statistics(TARGET, columns, bench)
+    second = target_statistics(evidence_rows(TARGET), columns, bench)
     for name in NAMES:  # to the last bit
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     assert (bench.embedded, bench.recalled) == (0, 60)
-    assert target_statistics(TARGET, columns, bench) is second
+    assert target_statistics(evidence_rows(TARGET), columns, bench) is second
     assert bench.recalled == 60
     monkeypatch.undo()
     bench.embeddings(TARGET)  # the same texts, read by another method
@@ -114,35 +115,35 @@ def test_a_second_run_makes_no_pass(small_bench: Workbench, tmp_path: Path, monk
 
 
 def test_other_labels_and_other_texts_are_other_statistics(small_bench: Workbench, tmp_path: Path):
-    columns = label_matrix(TARGET)
+    columns = label_columns_of(TARGET.labels("train"), compat=False)
     found = []
     bench = cached(small_bench, tmp_path)
     other = toy_task("target", n=60, seed=32)
     turned = replace(TARGET, tables={k: v.slice(1) for k, v in TARGET.tables.items()})
     for task, y in ((TARGET, columns), (TARGET, columns[:, ::-1]), (other, columns)):
-        found.append(target_statistics(task, y, bench))
+        found.append(target_statistics(evidence_rows(task), y, bench))
     assert not np.array_equal(found[0].cross, found[1].cross)
     np.testing.assert_array_equal(found[0].gram, found[1].gram)
     assert not np.array_equal(found[0].gram, found[2].gram)
-    assert target_statistics(turned, columns[1:], bench).n == 59
+    assert target_statistics(evidence_rows(turned), columns[1:], bench).n == 59
 
 
 def test_clearing_the_cache_drops_them(small_bench: Workbench, tmp_path: Path):
-    columns = label_matrix(TARGET)
-    target_statistics(TARGET, columns, cached(small_bench, tmp_path))
+    columns = label_columns_of(TARGET.labels("train"), compat=False)
+    target_statistics(evidence_rows(TARGET), columns, cached(small_bench, tmp_path))
     labels = [s.label for s in EmbeddingCache(tmp_path).info().spaces]
     assert any("statistics" in label for label in labels)
     EmbeddingCache(tmp_path).clear()
     bench = cached(small_bench, tmp_path)
-    target_statistics(TARGET, columns, bench)
+    target_statistics(evidence_rows(TARGET), columns, bench)
     assert bench.embedded == 60
 
 
 def test_large_targets_are_embedded_block_by_block(
     small_bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ):
-    columns = label_matrix(TARGET)
-    whole = target_statistics(TARGET, columns, fresh_bench(small_bench))
+    columns = label_columns_of(TARGET.labels("train"), compat=False)
+    whole = target_statistics(evidence_rows(TARGET), columns, fresh_bench(small_bench))
     monkeypatch.setattr(module, "_BLOCK", 8)
     bench = fresh_bench(small_bench)
     sizes = []
@@ -150,7 +151,7 @@ def test_large_targets_are_embedded_block_by_block(
     monkeypatch.setattr(
         Workbench, "embed", lambda s, t, p=None, **o: sizes.append(len(t)) or real(s, t, p, **o)
     )
-    assert_same(target_statistics(TARGET, columns, bench), whole, rtol=1e-5)
+    assert_same(target_statistics(evidence_rows(TARGET), columns, bench), whole, rtol=1e-5)
     assert sizes == [8] * 7 + [4]
 
 

@@ -17,8 +17,9 @@ from scipy.special import softmax
 from taskscout.errors import DataError, MethodError
 from taskscout.methods import scores as s
 from taskscout.methods.evidence import logme
+from taskscout.methods.evidence_rows import evidence_rows
 from taskscout.methods.expression import parse_method
-from taskscout.methods.feature_score import FeatureScore, fixed_order, label_matrix
+from taskscout.methods.feature_score import FeatureScore, label_columns_of
 from taskscout.methods.method import Description, Method, get_method
 from taskscout.methods.source_features import SourceModels, SpaceMaps, describe_tuned
 from taskscout.methods.space_map import SpaceMap
@@ -120,13 +121,13 @@ HEADS: dict[str, Callable[[Array, NDArray[Any]], float]] = {
 
 
 def plain_logme(f: Array, target: Task) -> float:
-    columns = label_matrix(target)[fixed_order(target)]
+    columns = label_columns_of(target.labels("train"), compat=False)[evidence_rows(target).order()]
     return logme(f, columns, centring="both", unit_norm=True)
 
 
 def expected(name: str, features: Array, target: Task, source: Description) -> float:
     """The score by its own function, on features in the target's own order of rows."""
-    order = fixed_order(target)
+    order = evidence_rows(target).order()
     f, y = np.asarray(features, np.float64)[order], target.labels("train")[order]
     if name == "logme":
         return plain_logme(f, target)
@@ -400,6 +401,7 @@ def test_a_layered_map_reads_the_middle_layer(made: Made, kind: str) -> None:
         assert source.header["rank"] == 8
         assert {k: a.shape for k, a in arrays.items()} == {
             "inner": (64, 8), "outer": (32, 8), "offset": (32,),
+            "words.inner": (64, 8), "words.outer": (32, 8), "words.offset": (32,),
         }  # fmt: skip
         layered = SpaceMap(
             source.header["scale"], arrays["inner"], arrays["outer"], arrays["offset"]

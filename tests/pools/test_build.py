@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from taskscout.errors import PoolError
+from taskscout.methods.evidence_rows import evidence_rows
 from taskscout.methods.method import get_method
 from taskscout.methods.topics import TopicModel
 from taskscout.models.cache import EmbeddingCache, NoCache
@@ -107,7 +108,7 @@ def test_a_map_stands_for_the_tuned_model(small_pool: Pool, small_bench: Workben
     method = get_method(name)
     test = replace(task, tables={"train": task.tables["test"]})
     mapped = method.backend.features(
-        test, small_pool.description("reviews", method.key), small_bench
+        evidence_rows(test), small_pool.description("reviews", method.key), small_bench
     )
     assert mapped.shape == base.shape
     wanted = small_bench.tuned_embeddings(task, "test").astype(np.float64)
@@ -175,9 +176,9 @@ def test_refused_before_any_work(empty: Pool, small_bench: Workbench, monkeypatc
         raise AssertionError("a model was tuned")
 
     monkeypatch.setattr(Workbench, "tuned", fail)
-    tokens = pa.table({"tokens": [["a"]] * 4, "label": [[0]] * 4})
-    tagging = Task("tags", "tagging", {"train": tokens}, ("O",))
-    assert "tagging" in refused(lambda: add_source(empty, tagging, small_bench)).found
+    texts = pa.table({"prompt": ["a"] * 4, "completion": ["b"] * 4})
+    outputs = Task("outputs", "text_to_text", {"train": texts})
+    assert "text_to_text" in refused(lambda: add_source(empty, outputs, small_bench)).found
     refused(lambda: add_source(empty, toy_task("a name"), small_bench))
     empty.add(toy_task("taken").card, {}, [])
     error = refused(lambda: add_source(empty, toy_task("taken"), small_bench))
@@ -224,13 +225,13 @@ def test_without_test_rows(empty: Pool, small_bench: Workbench):
 
 # -- a catalogue ------------------------------------------------------------------------------
 
-NAMES = ("sentiment", "noise", "secret", "licensed", "tags")
+NAMES = ("sentiment", "noise", "secret", "licensed", "outputs")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A catalogue with one task that trains, one that does not, two withheld, one of a kind
-    that cannot be tuned yet.
+    that no pool keeps.
     """
     folder = tmp_path_factory.mktemp("catalogue")
     tasks = {
@@ -241,7 +242,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     entries = []
     for name in NAMES:
-        kind = "classification" if name in tasks else "tagging"
+        kind = "classification" if name in tasks else "text_to_text"
         entry = {
             "task_id": name,
             "kind": kind,
@@ -263,7 +264,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table = (
             pa.concat_tables(parts)
             if parts
-            else pa.table({"tokens": [["a"]], "label": [[0]], "split": ["train"]})
+            else pa.table({"prompt": ["a"], "completion": ["b"], "split": ["train"]})
         )
         pq.write_table(table, folder / f"{name}.parquet")
     (folder / "tasks.json").write_text(json.dumps({"tasks": entries}))
@@ -296,8 +297,8 @@ def test_a_pool_from_a_catalogue(built: tuple[Pool, list[str]], data: Path):
     assert pool.verify() == []
     assert pool.source("sentiment").card == Catalogue.open(data).task("sentiment").card
     assert pool.source("sentiment").tuning["recipe"]["least_steps"] == 48
-    assert list(pool.left_out) == ["licensed", "noise", "secret", "tags"]
-    assert pool.left_out["tags"].startswith("of kind tagging")
+    assert list(pool.left_out) == ["licensed", "noise", "outputs", "secret"]
+    assert pool.left_out["outputs"].startswith("of kind text_to_text")
     assert pool.left_out["secret"] == "licence: redistribution restricted by the owner"
     assert pool.left_out["licensed"] == "licence: text from the LDC"
     assert "does not train above its trivial baseline" in pool.left_out["noise"]
@@ -344,7 +345,7 @@ def test_a_build_of_some(data: Path, small_bench: Workbench, tmp_path: Path):
     pool = build_pool(data, folder, encoder=small_bench.encoder, names=["secret"])
     assert len(pool) == 0
     # What was not asked for is told from what was tried.
-    assert list(pool.left_out) == ["licensed", "noise", "secret", "sentiment", "tags"]
+    assert list(pool.left_out) == ["licensed", "noise", "outputs", "secret", "sentiment"]
     assert pool.left_out["secret"] == "licence: redistribution restricted by the owner"
     assert "not built yet" in pool.left_out["sentiment"]
 

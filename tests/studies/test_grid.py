@@ -21,6 +21,9 @@ from taskscout.studies import grid as grid_module
 from taskscout.studies.grid import NONE, Plan, run_cell, run_grid, run_source
 from taskscout.studies.store import CellResult, GridStore
 from taskscout.studies.study_file import read_study
+from tests.models.test_objectives import toy_choices, toy_spans, toy_tags
+from tests.studies.conftest import STUDY, write_catalogue
+from tests.tiny import tiny_encoder, toy_task
 
 
 def scores(store: GridStore) -> dict[str, float | None]:
@@ -234,8 +237,35 @@ def test_kinds_that_a_grid_does_not_run_are_refused(workplace, tmp_path):
     path.write_text(f"name: s\ncatalogue: {workplace}\nsources: [alpha]\ntargets: [nothing]\n")
     with pytest.raises(Exception, match="nothing"):
         Plan(read_study(path))
-    text = (workplace / "tasks.json").read_text().replace('"regression"', '"tagging"')
+    text = (workplace / "tasks.json").read_text().replace('"regression"', '"text_to_text"')
     (tmp_path / "tasks.json").write_text(text)
     path.write_text("name: s\ncatalogue: .\nsources: [alpha]\ntargets: [number]\n")
-    with pytest.raises(StudyError, match="tagging"):
+    with pytest.raises(StudyError, match="text_to_text"):
         Plan(read_study(path))
+
+
+def test_any_kind_is_trained_before_any_other(tmp_path):
+    tasks = [toy_task("alpha", n=64), toy_tags(64), toy_spans(64), toy_choices(64)]
+    write_catalogue(tmp_path, tasks)
+    tiny_encoder(tmp_path / "encoder")
+    names = "[alpha, animals, where, choices]"
+    text = STUDY.replace("[alpha, beta, twin]", names).replace("[gamma, number]", names)
+    text = text.replace("seeds: [0, 1]", "seeds: [0]")
+    recipe = "{epochs: 1, least_steps: 2}"
+    path = tmp_path / "study.yaml"
+    path.write_text(text.format(folder=tmp_path, tunings="lora", sizes=32, recipe=recipe))
+    plan = Plan(read_study(path))
+    store = GridStore(tmp_path / "grid.sqlite")
+    run_grid(plan, store, tmp_path / "sources", engine=Here())
+    results = store.results()
+    assert len(results) == 16
+    assert not any(r.error for r in results)
+    # Against the two tunings, one after the other, by hand.
+    cell = next(c for c in plan.cells if (c.source, c.target) == ("where", "animals"))
+    encoder = grid_module._encoder(cell.encoder)
+    source = tune(plan.catalogue.task("where"), encoder, plan.source_recipe("lora"), evaluate=None)
+    target = tune(
+        plan.target("animals", 32), encoder, plan.recipe("lora", 0), body=source.model.body
+    )
+    score = next(r.score for r in results if r.key == cell.key)
+    assert score == pytest.approx(target.scores["score"], abs=1e-6)

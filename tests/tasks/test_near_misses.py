@@ -75,10 +75,19 @@ def test_a_wrong_start_is_answered_with_the_right_one():
     assert "stands at character 5" in caught.value.why
 
 
-def test_two_right_choices_are_refused():
+def test_an_answer_that_two_choices_are_is_said():
     rows = [
         {"question": f"what {i}?", "choices": ["red", "green"], "answer": "green"} for i in range(9)
     ]
-    rows.append({"question": "x", "choices": ["a", "a"], "answer": "a"})
-    with pytest.raises(DataError, match="row 10 has the answer 'a', which 2 of its choices are"):
-        read(rows)
+    assert not any("several" in n for n in read(rows).notes)
+    rows.append({"question": "x", "choices": ["b", "a", "a"], "answer": "a"})
+    task = read(rows)
+    (note,) = [n for n in task.notes if "several of the choices" in n]
+    assert note.startswith("1 row")
+    assert "row 10" in note
+    found = {
+        t: a
+        for s in task.splits
+        for t, a in zip(*(task.column(s, c) for c in ("text", "label")), strict=True)
+    }
+    assert found["x"] == 1

@@ -70,7 +70,9 @@ def add(
     text: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
     pair: Annotated[str | None, typer.Option(help="Column of the second text.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
-    task_kind: Annotated[str | None, typer.Option(help="classification or regression.")] = None,
+    task_kind: Annotated[
+        str | None, typer.Option(help="The task's kind, where the columns leave it open.")
+    ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the data.")] = "",
     domain: Annotated[str, typer.Option(help="What the texts are, such as news or reviews.")] = "",
     encoder: Annotated[

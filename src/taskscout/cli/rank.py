@@ -45,7 +45,7 @@ def rank(
     task_kind: Annotated[
         str | None,
         typer.Option(
-            help="classification or regression, where your labels leave it open.",
+            help="The task's kind, where your columns leave it open.",
             rich_help_panel=READ,
         ),
     ] = None,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from taskscout.errors import MethodError
-from taskscout.methods.descriptions import by_text
+from taskscout.methods.evidence_rows import EvidenceRows, evidence_rows
 from taskscout.methods.labels import label_columns
 from taskscout.methods.method import BaseMethod, Description, Material
 from taskscout.methods.source_features import (
@@ -20,13 +20,12 @@ from taskscout.methods.source_features import (
     SpaceMaps,
 )
 from taskscout.models.workbench import Workbench
-from taskscout.tasks import Kind, Task
-from taskscout.tasks.kinds import SEQUENCE_KINDS
+from taskscout.tasks import KINDS, Kind, Task
 
 Array = NDArray[np.float64]
 
 #: Kinds of targets for scores that know classes only.
-CLASSES: tuple[Kind, ...] = ("classification",)
+CLASSES: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "regression")
 
 
 def label_columns_of(labels: NDArray[Any], *, compat: bool) -> Array:
@@ -34,21 +33,6 @@ def label_columns_of(labels: NDArray[Any], *, compat: bool) -> Array:
     if labels.dtype.kind == "f" and not compat:
         labels = (labels - labels.mean()) / max(float(labels.std()), 1e-12)
     return label_columns(labels, compat=compat)
-
-
-def label_matrix(target: Task, *, compat: bool = False) -> Array:
-    """Label columns of a target's training rows; regression labels standardised."""
-    return label_columns_of(target.labels("train"), compat=compat)
-
-
-def fixed_order(target: Task) -> NDArray[np.int64]:
-    """Order a target's training rows by content, so that where they stood plays no part."""
-    by_label = np.argsort(target.labels("train"), kind="stable")
-    texts, pairs = target.inputs("train")
-    order = by_text(
-        [texts[i] for i in by_label], None if pairs is None else [pairs[i] for i in by_label]
-    )
-    return by_label[order]
 
 
 class FeatureScore(BaseMethod):
@@ -60,10 +44,11 @@ class FeatureScore(BaseMethod):
         Where the features come from: the sources' own models, or space maps in their place.
     """
 
-    kinds = SEQUENCE_KINDS
     describes_from: Material = "tuned model"
     #: Name of the score on source models; a backend puts its prefix before it.
     plain: ClassVar[str]
+    #: Whether features count about their means where rows do; not for what a head predicts.
+    about_means: ClassVar[bool] = True
     #: What is to be known of the score on space maps.
     on_maps: ClassVar[str] = ""
 
@@ -94,9 +79,15 @@ class FeatureScore(BaseMethod):
         """Score features (n × d) for labels; NaN where the source has no such score."""
         raise NotImplementedError
 
+    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:
+        """Score features (n × d) of rows, in the order of their content."""
+        order = rows.order()
+        features = rows.about_means(features) if self.about_means else features
+        return self.rate(features[order], rows.labels[order], source)
+
     def rate_maps(
         self,
-        target: Task,  # noqa: ARG002
+        rows: EvidenceRows,  # noqa: ARG002
         batches: Iterable[tuple[NDArray[np.int64], MapBatch]],  # noqa: ARG002
         bench: Workbench,  # noqa: ARG002
     ) -> Iterator[tuple[NDArray[np.int64], Array]] | None:
@@ -106,7 +97,7 @@ class FeatureScore(BaseMethod):
     def score(
         self, target: Task, sources: Sequence[Description], bench: Workbench
     ) -> NDArray[np.float64]:
-        """Score per source.
+        """Score per source, by the target's rows of evidence.
 
         NaN for a target of another kind, a source of another encoder or pooling, one whose
         features are not finite, and one that has no such score.
@@ -114,23 +105,22 @@ class FeatureScore(BaseMethod):
         out = np.full(len(sources), np.nan)
         if target.kind not in self.kinds:
             return out
-        if target.kind == "classification":
-            label_columns(target.labels("train"))  # one class is an error, whatever the score
+        rows = evidence_rows(target, bench)
+        if rows.has_classes:
+            label_columns(rows.labels)  # one class is an error, whatever the score
         if isinstance(self.backend, SpaceMaps):
-            at_once = self.rate_maps(target, self.backend.batches(sources, bench), bench)
+            at_once = self.rate_maps(rows, self.backend.batches(rows, sources, bench), bench)
             if at_once is not None:
                 for positions, scores in at_once:
                     out[positions] = scores
                 return out
-        order = fixed_order(target)
-        labels = target.labels("train")[order]
         for i in range(len(sources)):
             source = sources[i]
-            features = self.backend.features(target, source, bench)
+            features = self.backend.features(rows, source, bench)
             if features is not None and np.isfinite(features).all():
                 # On one thread: see evidence.one_thread.
                 with threadpool_limits(1):
-                    out[i] = self.rate(features[order].astype(np.float64), labels, source)
+                    out[i] = self.rate_rows(rows, features.astype(np.float64), source)
         return out
 
 

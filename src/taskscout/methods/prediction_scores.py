@@ -32,14 +32,16 @@ class PredictionScore(FeatureScore):
     """What all scores share of what the source's head predicts for the target's texts."""
 
     kinds = CLASSES
+    about_means = False
 
     def none(self, bench: Workbench) -> Description | None:  # noqa: ARG002
         """No score: the untouched encoder predicts no classes."""
         return None
 
     def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:
-        """Score the head's predictions; NaN for a source without a head for classes."""
-        if source.header.get("kind") != "classification" or "head.weight" not in source.arrays:
+        """Score the head's predictions; NaN for a source without a head for classes or tags."""
+        has_classes = source.header.get("kind") in ("classification", "tagging")
+        if not has_classes or "head.weight" not in source.arrays:
             return float("nan")
         weight = source.arrays["head.weight"].astype(np.float64)
         return self.rate_logits(features @ weight.T + source.arrays["head.bias"], labels)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from taskscout.methods.evidence_rows import EvidenceRows
 from taskscout.methods.feature_score import (
     CLASSES,
     FeatureScore,
@@ -154,10 +155,16 @@ class LinearProbe(FeatureScore):
         at_least(self, 1e-12, strength=strength)
         self.folds, self.strength, self.seed = folds, strength, seed
 
-    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
-        """Compute the score."""
+    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002
+        """Compute the score, rows of one example in one fold."""
+        order = rows.order()
         return linear_probe(
-            features, labels, folds=self.folds, strength=self.strength, seed=self.seed
+            rows.about_means(features)[order],
+            rows.labels[order],
+            folds=self.folds,
+            strength=self.strength,
+            seed=self.seed,
+            groups=rows.groups(order),
         )
 
 
@@ -203,13 +210,15 @@ class FrozenTransfer(FeatureScore):
         self.epochs, self.learning_rate = epochs, learning_rate
         self.batch_size, self.seed = batch_size, seed
 
-    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
-        """Compute the score."""
+    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002
+        """Compute the score, rows of one example on one side."""
+        order = rows.order()
         return frozen_transfer(
-            features,
-            labels,
+            rows.about_means(features)[order],
+            rows.labels[order],
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             seed=self.seed,
+            groups=rows.groups(order),
         )

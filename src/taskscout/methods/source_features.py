@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
+from taskscout.methods.evidence_rows import EvidenceRows
 from taskscout.methods.method import Cost, Description, Need
 from taskscout.methods.space_map import Moments, SpaceMap, fit_maps, identity_map
+from taskscout.models.words import Words, words_of
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
+from taskscout.tasks.parts import choices
 
 Array = NDArray[np.float64]
 #: Scales (B), U and V (B × d × r each) and offsets (B × d) of maps of one rank.
@@ -24,6 +28,10 @@ TUNED = "tuned"
 _BATCH = 32
 #: Arrays of a space map.
 _MAP = ("inner", "outer", "offset")
+#: What stands before the names of the arrays of a map of words, and its key in the header.
+WORDS = "words"
+#: Words that a map of words is fitted to, at most; as many more as a quarter choose the strength.
+_WORDS = 8_000
 
 
 def head_arrays(task: Task, bench: Workbench) -> dict[str, NDArray[np.float16]]:
@@ -41,8 +49,8 @@ def describe_tuned(task: Task, bench: Workbench) -> Description:
     arrays.update(head_arrays(task, bench))
     header = {
         "kind": task.kind,
-        "center": model.center,
-        "scale": model.scale,
+        "center": getattr(model, "center", 0.0),
+        "scale": getattr(model, "scale", 1.0),
         "encoder": bench.encoder.fingerprint,
         "tuning": tuned.recipe.tuning,
     }
@@ -76,9 +84,9 @@ class Backend:
         raise NotImplementedError
 
     def features(
-        self, target: Task, source: Description, bench: Workbench
+        self, rows: EvidenceRows, source: Description, bench: Workbench
     ) -> NDArray[np.floating[Any]] | None:
-        """Embed the target's training texts as the source does, n × d; None if it cannot."""
+        """Embed the target's rows as the source does, n × d; None if it cannot."""
         raise NotImplementedError
 
 
@@ -115,9 +123,9 @@ class SourceModels(Backend):
         return Description(TUNED, "none", {"encoder": bench.encoder.fingerprint})
 
     def features(
-        self, target: Task, source: Description, bench: Workbench
+        self, rows: EvidenceRows, source: Description, bench: Workbench
     ) -> NDArray[np.floating[Any]] | None:
-        """Embed the target with the source's model.
+        """Embed the target's rows with the source's model.
 
         None for one of another encoder, and for one tuned otherwise than by an adapter.
         """
@@ -127,7 +135,7 @@ class SourceModels(Backend):
         adapted = any(name.endswith(".lora_A") for name in arrays)
         if not adapted and arrays and source.header.get("tuning") != "head":
             return None  # a head whose encoder was tuned in a way that is not kept
-        return bench.source_embeddings(target, arrays, source=source.source)
+        return rows.source_features(bench, arrays, source.source)
 
 
 class SpaceMaps(Backend):
@@ -135,7 +143,8 @@ class SpaceMaps(Backend):
 
     The target's base embeddings F are put through a small linear map per source, fitted once. One
     forward pass over the target's texts serves all sources and all methods that read its
-    embeddings. A source keeps its map at rank 16 and its head: 26 KB at 384 dimensions. It fails
+    embeddings. A source keeps its map at rank 16 and its head: 26 KB at 384 dimensions; and as much
+    again for a map of words, which serves targets whose rows are words (tags). It fails
     where tuning did what no linear map of the last layer can do, text pairs above all. Maps, and
     LogME on them: Schulte et al. 2024 (arXiv 2410.15148), here in closed form (see
     ``docs/benchmarks.md``); other scores on maps are ours.
@@ -155,24 +164,45 @@ class SpaceMaps(Backend):
     tokens: int = 40_000
 
     def describe(self, source: Task, bench: Workbench) -> Description:
-        """Fit the map from base to tuned embeddings of the source's own texts."""
+        """Fit the maps from base to tuned embeddings of the source's own texts, and of its words.
+
+        Texts are those that the source's model was tuned to read: choices behind their questions,
+        contexts behind theirs. A target whose rows are words is put through the map of words.
+        """
         # Long texts cost more and tell more: fewer of them do. The model is that of all rows.
-        texts, pairs = source.sample(200).inputs("train")
+        read = as_read(source)
+        texts, pairs = read.sample(200).inputs("train")
         length = sum(len(r["input_ids"]) for r in bench.encoder.tokenize(texts, pairs)) / len(texts)
         rows = min(self.examples, max(8, int(self.tokens / length)))
-        fitted = source.sample(rows)
+        fitted = read.sample(rows)
         if "validation" in fitted.tables:
             fitted = fitted.sample(rows // 4, split="validation")
-            train, held_out = (
-                Moments.of(
-                    bench.embeddings(fitted, s, middle=self.middle),
-                    bench.tuned_embeddings(fitted, s, of=source),
-                )
-                for s in ("train", "validation")
+        header, arrays = self._fitted(source, fitted, bench, words=False)
+        if bench.encoder.tokenizer.is_fast:
+            header[WORDS], of_words = self._fitted(source, fitted, bench, words=True)
+            arrays |= {f"{WORDS}.{name}": array for name, array in of_words.items()}
+        if self.keeps_head:
+            arrays |= head_arrays(source, bench)
+        header |= {"kind": source.kind, "encoder": bench.encoder.fingerprint}
+        return Description(self.key, source.name, header, arrays)
+
+    def _fitted(
+        self, source: Task, fitted: Task, bench: Workbench, *, words: bool
+    ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Fit a map of whole texts or of words; what its header says, and its arrays."""
+
+        def embedded(split: str, most: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            chosen = _some_words(fitted, split, most) if words else None
+            return (
+                bench.embeddings(fitted, split, middle=self.middle, words=chosen),
+                bench.tuned_embeddings(fitted, split, of=source, words=chosen),
             )
+
+        if "validation" in fitted.tables:
+            train = Moments.of(*embedded("train", _WORDS))
+            held_out = Moments.of(*embedded("validation", _WORDS // 4))
         else:
-            base = bench.embeddings(fitted, middle=self.middle)
-            tuned = bench.tuned_embeddings(fitted, of=source)
+            base, tuned = embedded("train", _WORDS)
             cut = max(1, len(base) // 5)
             held_out, train = (
                 Moments.of(base[:cut], tuned[:cut]),
@@ -180,25 +210,14 @@ class SpaceMaps(Backend):
             )
         low, full = fit_maps(train, held_out, ranks=(self.rank, None))
         space_map = low.half()
-        return Description(
-            self.key,
-            source.name,
-            {
-                "kind": source.kind,
-                "scale": space_map.scale,
-                "rank": space_map.rank,
-                "strength": space_map.strength,
-                "explained": round(space_map.explained(held_out), 4),
-                "explained_by_full_map": round(full.explained(held_out), 4),
-                "encoder": bench.encoder.fingerprint,
-            },
-            {
-                "inner": space_map.inner,
-                "outer": space_map.outer,
-                "offset": space_map.offset,
-                **(head_arrays(source, bench) if self.keeps_head else {}),
-            },
-        )
+        header = {
+            "scale": space_map.scale,
+            "rank": space_map.rank,
+            "strength": space_map.strength,
+            "explained": round(space_map.explained(held_out), 4),
+            "explained_by_full_map": round(full.explained(held_out), 4),
+        }
+        return header, {name: getattr(space_map, name) for name in _MAP}
 
     def none(self, bench: Workbench) -> Description:
         """Describe the untouched encoder: the identity map."""
@@ -212,46 +231,44 @@ class SpaceMaps(Backend):
         )
 
     def features(
-        self, target: Task, source: Description, bench: Workbench
+        self, rows: EvidenceRows, source: Description, bench: Workbench
     ) -> NDArray[np.floating[Any]] | None:
-        """Map the target's base embeddings; None for a map of another encoder or pooling."""
+        """Map the base embeddings of the target's rows; None for a map of another encoder."""
         if source.header.get("encoder") != bench.encoder.fingerprint:
             return None
-        arrays = source.arrays
-        space_map = SpaceMap(
-            source.header["scale"], arrays["inner"], arrays["outer"], arrays["offset"]
-        )
-        return space_map(bench.embeddings(target, middle=self.middle))
+        return _map_for(rows, source)(rows.features(bench, middle=self.middle))
 
     def batches(
-        self, sources: Sequence[Description], bench: Workbench
+        self, rows: EvidenceRows, sources: Sequence[Description], bench: Workbench
     ) -> Iterator[tuple[NDArray[np.int64], MapBatch]]:
         """Stack the maps of this encoder, those of one rank together, a batch at a time.
 
         Sources are read once, in their order; a map that holds numbers that are not finite is
-        passed over.
+        passed over. Where features count about means, maps have no offset.
 
         Yields
         ------
         Their positions among the sources; and their scales, U, V and offsets.
         """
-        waiting: dict[int, list[tuple[int, Description]]] = {}
+        waiting: dict[int, list[tuple[int, SpaceMap]]] = {}
 
         def stacked(rank: int) -> tuple[NDArray[np.int64], MapBatch]:
             batch = waiting.pop(rank)
-            inner, outer, offset = (np.stack([s.arrays[a] for _, s in batch]) for a in _MAP)
-            scale = np.array([s.header["scale"] for _, s in batch])
+            inner, outer, offset = (np.stack([getattr(m, a) for _, m in batch]) for a in _MAP)
+            scale = np.array([m.scale for _, m in batch])
+            if rows.within:
+                offset = np.zeros_like(offset)
             return np.array([i for i, _ in batch]), (scale, inner, outer, offset)
 
         for i in range(len(sources)):
             source = sources[i]
             if source.header.get("encoder") != bench.encoder.fingerprint:
                 continue
-            if all(_finite(source.arrays[a]) for a in _MAP):
-                rank: int = source.header["rank"]
-                waiting.setdefault(rank, []).append((i, source))
-                if len(waiting[rank]) == _BATCH:
-                    yield stacked(rank)
+            space_map = _map_for(rows, source)
+            if all(_finite(getattr(space_map, a)) for a in _MAP):
+                waiting.setdefault(space_map.rank, []).append((i, space_map))
+                if len(waiting[space_map.rank]) == _BATCH:
+                    yield stacked(space_map.rank)
         for rank in sorted(waiting):
             yield stacked(rank)
 
@@ -272,6 +289,39 @@ class LayeredMaps(SpaceMaps):
     rank = 8
     middle = True
     keeps_head = False
+
+
+def as_read(task: Task) -> Task:
+    """Make the texts that a model of the task reads: choices one by one; others as they are."""
+    if task.kind != "multiple_choice":
+        return task
+    tables = {}
+    for split in task.splits:
+        texts, offered, _ = choices(task, split)
+        columns = {"text": texts, "text_pair": offered, "label": np.zeros(len(texts), np.int64)}
+        tables[split] = pa.table(columns)
+    return Task(task.name, "classification", tables, ("choice",))
+
+
+def _some_words(task: Task, split: str, most: int) -> Words:
+    """Choose words of a split's texts, spread over all of them; of the first text of a pair."""
+    words = words_of(task.inputs(split)[0])
+    if len(words) <= most:
+        return words
+    return words.take(np.linspace(0, len(words), most, endpoint=False).astype(np.int64))
+
+
+def _map_for(rows: EvidenceRows, source: Description) -> SpaceMap:
+    """Take a source's map of words for rows that are words, where it has one, else that of texts.
+
+    The state of a word and the mean of states are in one space, so that a map of texts has an
+    answer for words too, if a poorer one.
+    """
+    header, arrays, prefix = source.header, source.arrays, ""
+    if rows.words is not None and WORDS in header:
+        header, prefix = header[WORDS], f"{WORDS}."
+    inner, outer, offset = (arrays[prefix + name] for name in _MAP)
+    return SpaceMap(header["scale"], inner, outer, offset)
 
 
 def _finite(array: NDArray[Any]) -> bool:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from taskscout.models.workbench import Workbench, text_key
-from taskscout.tasks import Task
+from taskscout.methods.evidence_rows import EvidenceRows
+from taskscout.models.workbench import Workbench, row_keys
 
 Array = NDArray[np.float64]
 Centring = Literal["none", "features", "both"]
@@ -151,36 +151,32 @@ class TargetStatistics:
 
 
 def target_statistics(
-    target: Task,
-    columns: Array,
-    bench: Workbench,
-    *,
-    split: str = "train",
-    middle: bool = False,
+    rows: EvidenceRows, columns: Array, bench: Workbench, *, middle: bool = False
 ) -> TargetStatistics:
-    """Statistics of a split under the base encoder, from the cache where it has them.
+    """Statistics of a target's rows under the base encoder, from the cache where it has them.
 
     They are kept where embeddings are, in a space of their own, under a key of the encoder, the
     texts and the label columns; dropping the embeddings drops them too. A target of more than a
-    few blocks of rows is embedded block by block, and never held whole.
+    few blocks of rows is embedded block by block, and never held whole. Rows that count about
+    their means over an example are taken as their contrasts.
 
     Parameters
     ----------
-    target
-        Whose rows.
+    rows
+        Whose features.
     columns
         Label columns Y, n × C, in the order of the rows.
     bench
         Embeds and caches.
-    split
-        Of the target.
     middle
         Of the middle layer's embeddings too: d columns of the last layer, d of the middle one.
     """
-    texts, pairs = target.inputs(split)
-    keys = [text_key(text, None if pairs is None else pairs[i]) for i, text in enumerate(texts)]
+    texts, pairs = rows.task.inputs("train")
+    keys = row_keys(texts, pairs, rows.words)
     digest = hashlib.blake2b(np.ascontiguousarray(columns).tobytes(), digest_size=16)
     digest.update(b"".join(keys))
+    if rows.within:
+        digest.update(rows.examples.tobytes())
     c, key = columns.shape[1], digest.digest()
     dimension = (1 + middle) * bench.encoder.dimension
     space = f"{bench.encoder.space}{'+middle' * middle}+statistics-{c}"
@@ -197,8 +193,11 @@ def target_statistics(
             else:
                 bench.count_recalled(bench.encoder.space, keys, len(texts))
                 return stored
-        if len(texts) <= 4 * _BLOCK:
-            made = TargetStatistics.of(bench.embeddings(target, split, middle=middle), columns)
+        if rows.within:
+            features = rows.contrasts(rows.features(bench, middle=middle))
+            made = TargetStatistics.of(features, rows.contrasts(columns))
+        elif rows.words is not None or len(texts) <= 4 * _BLOCK:
+            made = TargetStatistics.of(rows.features(bench, middle=middle), columns)
         else:
             made = TargetStatistics.streamed(
                 (
@@ -206,7 +205,7 @@ def target_statistics(
                         texts[i : i + _BLOCK],
                         None if pairs is None else pairs[i : i + _BLOCK],
                         middle=middle,
-                        what=f"embedding {target.name}",
+                        what=f"embedding {rows.task.name}",
                     ),
                     columns[i : i + _BLOCK],
                 )
@@ -218,6 +217,6 @@ def target_statistics(
             bench.cache.label(space, f"statistics of targets under {bench.encoder.model_id}")
         return made
 
-    kept = (target.fingerprint, split, "statistics", middle, key)
+    kept = (rows.task.fingerprint, "train", "statistics", middle, key)
     once: TargetStatistics = bench.once(kept, make)
     return once

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -14,12 +14,10 @@ from taskscout.methods.tuned_parameters import cosines, half, same_encoder, tune
 from taskscout.models.recipe import Recipe, Tuning
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
-from taskscout.tasks.kinds import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS, SOURCE_KINDS
 
 if TYPE_CHECKING:
     import torch
-
-    from taskscout.models.heads import SequenceModel
 
 Named = Mapping[str, NDArray[Any]]
 
@@ -32,10 +30,11 @@ _TUNINGS = ("full", "lora", "bitfit", "head")
 
 
 def fisher(
-    model: SequenceModel,
-    rows: Sequence[dict[str, list[int]]],
-    labels: NDArray[Any],
+    model: Any,
+    rows: Sequence[dict[str, Any]],
+    labels: NDArray[Any] | None,
     *,
+    collate: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]] | None = None,
     batch_size: int = 32,
     parameters: bool = True,
     per_example: bool = False,
@@ -55,6 +54,9 @@ def fisher(
         Token ids of n examples.
     labels
         n labels in the task's units.
+    collate
+        Makes a batch with labels of rows that hold their own, for models of other kinds than
+        classification and regression; their outputs are not pooled.
     batch_size
         Examples whose gradients are summed before they are squared.
     parameters
@@ -71,7 +73,7 @@ def fisher(
     import torch
 
     encoder, body = model.encoder, model.body
-    if per_example and parameters:
+    if per_example and (parameters or collate is not None):
         batch_size = 1
     model.to(encoder.device).eval()
     named = dict(body.named_parameters())
@@ -83,17 +85,25 @@ def fisher(
         root: Any = body
         root.get_input_embeddings().weight.requires_grad_(True)
         for start in range(0, len(rows), batch_size):
-            batch = encoder.pad(rows[start : start + batch_size])
-            wanted = torch.from_numpy(labels[start : start + batch_size]).to(encoder.device)
-            recorded = _Recorder(body)
-            pooled = encoder.pooled(recorded, batch)
-            losses = _losses(model, model.head(pooled), wanted)
+            some = list(rows[start : start + batch_size])
+            recorded = _recorder(body)
+            pooled = {}
+            if collate is None:
+                assert labels is not None
+                batch = encoder.pad(some)
+                wanted = torch.from_numpy(labels[start : start + batch_size]).to(encoder.device)
+                pooled = {"pooled": encoder.pooled(recorded, batch)}
+                losses = _losses(model, model.head(pooled["pooled"]), wanted)
+                loss = losses.sum() if per_example else losses.mean()
+            else:
+                batch = {k: v.to(encoder.device) for k, v in collate(some).items()}
+                model.body = recorded
+                loss = model(**batch)["loss"]
             outputs = {f"layer {i}": h for i, h in enumerate(recorded.layers, 1)}
             leaves = {f"parameter {n}": p for n, p in named.items()} if parameters else {}
-            asked = {**leaves, **outputs, "pooled": pooled}
-            loss = losses.sum() if per_example else losses.mean()
+            asked = {**leaves, **outputs, **pooled}
             found = torch.autograd.grad(loss, list(asked.values()), allow_unused=True)
-            mask = batch["attention_mask"].unsqueeze(-1)
+            mask = batch["attention_mask"].flatten(0, -2).unsqueeze(-1)  # choices one by one
             for name, gradient in zip(asked, found, strict=True):
                 if gradient is None:
                     continue
@@ -105,6 +115,7 @@ def fisher(
                     square = _square(gradient.float(), None, per_example)
                 total[name] = total[name] + square if name in total else square
     finally:
+        model.body = body
         for name, parameter in named.items():
             parameter.requires_grad_(flags[name])
     return {k: t.cpu().numpy().astype(np.float64) / len(rows) for k, t in total.items()}
@@ -119,21 +130,23 @@ def _square(
     return gradients.sum(0) ** 2 / (1 if tokens is None else tokens.sum())
 
 
-class _Recorder:
-    """A body that remembers its layers' outputs."""
+def _recorder(body: torch.nn.Module) -> Any:
+    """Make a body that remembers its layers' outputs."""
+    import torch
 
-    def __init__(self, body: torch.nn.Module) -> None:
-        self.body = body
-        self.layers: tuple[torch.Tensor, ...] = ()
+    class Recorder(torch.nn.Module):
+        layers: tuple[torch.Tensor, ...] = ()
 
-    def __call__(self, **batch: Any) -> Any:
-        output = self.body(**{**batch, "output_hidden_states": True})
-        self.layers = (*output.hidden_states[1:-1], output.last_hidden_state)
-        return output
+        def forward(self, **batch: Any) -> Any:
+            output = body(**{**batch, "output_hidden_states": True})
+            self.layers = (*output.hidden_states[1:-1], output.last_hidden_state)
+            return output
+
+    return Recorder()
 
 
-def _losses(model: SequenceModel, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Compute the loss of every example, as :class:`SequenceModel` has it."""
+def _losses(model: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Compute the loss of every example, as :class:`~.heads.SequenceModel` has it."""
     from torch.nn import functional
 
     if model.regression:
@@ -146,12 +159,15 @@ def fused_ranks(similarities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Reciprocal rank fusion of the columns of a table (n sources × components).
 
     The sum over components of 1 / (60 + rank), the most similar source at rank 1; ties share
-    their mean rank, and NaN comes last.
+    their mean rank, and NaN comes last. A component that a source does not have is minus infinity;
+    the mean over those that it has stands for it.
     """
     from scipy.stats import rankdata
 
-    ranks = rankdata(-np.nan_to_num(similarities, nan=-np.inf), axis=0)
-    out: NDArray[np.float64] = (1.0 / (FUSION + ranks)).sum(1)
+    ranks = rankdata(-np.nan_to_num(similarities, nan=-1e300, neginf=-np.inf), axis=0)
+    there = similarities != -np.inf
+    fused = np.where(there, 1.0 / (FUSION + ranks), 0.0)
+    out: NDArray[np.float64] = fused.sum(1) * there.shape[1] / np.maximum(there.sum(1), 1)
     return out
 
 
@@ -166,7 +182,8 @@ class TaskEmbedding(BaseMethod):
         F_c = (1/n) sum_batches (g_c)^2        for every parameter tensor c,
         F_c = (1/n) sum_batches (sum over examples and tokens of g_c)^2 / tokens
 
-    for every layer's output, and likewise for the pooled output; the head is left out. The
+    for every layer's output, and likewise for the pooled output of tasks of whole texts (tags,
+    spans and choices have none); the head is left out. The
     components of source and target are compared one by one, sources are ranked by each, and
 
         score = sum_c 1 / (60 + rank_c).
@@ -192,7 +209,7 @@ class TaskEmbedding(BaseMethod):
     name = "task-embedding"
     aliases = ("TaskEmb", "Fisher")
     key = "task-embedding"
-    kinds = SEQUENCE_KINDS
+    kinds = SOURCE_KINDS
     needs = frozenset({"labels", "tuned target"})
     cost: Cost = "tuning"
     describes_from: Material = "own tuning"
@@ -232,21 +249,26 @@ class TaskEmbedding(BaseMethod):
 
     def embed(self, task: Task, bench: Workbench) -> dict[str, NDArray[np.float64]]:
         """Fisher information by component, of the encoder tuned on the task."""
-        model = bench.tuned(task, self.recipe(bench)).model
+        recipe = self.recipe(bench)
+        model = bench.tuned(task, recipe).model
         task = task.sample(self.examples)
-        texts, pairs = task.inputs("train")
-        labels = task.labels("train")
         # Which examples share a batch has to depend on the examples alone.
-        order = np.argsort(task._row_digests("train", key=b"fisher"), kind="stable")
-        rows = bench.encoder.tokenize(texts, pairs)
-        return fisher(
-            model,
-            [rows[i] for i in order],
-            labels[order],
-            batch_size=self.batch_size,
-            parameters=self.parameters,
-            per_example=self.per_example,
-        )
+        order = np.argsort(task._row_digests("train", key=b"fisher"), kind="stable").tolist()
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "parameters": self.parameters,
+            "per_example": self.per_example,
+        }
+        if task.kind in SEQUENCE_KINDS:
+            rows = bench.encoder.tokenize(*task.inputs("train"))
+            labels = task.labels("train")[order]
+            return fisher(model, [rows[i] for i in order], labels, **options)
+        from taskscout.models.objectives import objective_of
+
+        objective = objective_of(task, bench.encoder, recipe)
+        examples = objective.rows("train")
+        windows = [row for i in order for row in examples[i]]
+        return fisher(model, windows, None, collate=objective.collate, **options)
 
     def describe(self, source: Task, bench: Workbench) -> Description:
         """Tune the encoder on the source and keep the squares, in half precision by component."""
@@ -289,16 +311,23 @@ class TaskEmbedding(BaseMethod):
             chosen = [i for i, arrays in read.items() if _alike(arrays, own)]
             fit += chosen
             for column, (name, squares) in enumerate(own.items()):
-                if chosen:
-                    stacked = np.stack([read[i][name].ravel() for i in chosen])
-                    table[chosen, column] = cosines(stacked, squares)
+                having = [i for i in chosen if name in read[i]]
+                table[chosen, column] = -np.inf
+                if having:
+                    stacked = np.stack([read[i][name].ravel() for i in having])
+                    table[having, column] = cosines(stacked, squares)
         if fit:
             out[fit] = fused_ranks(table[fit])
         return out
 
 
 def _alike(arrays: Named, own: Named) -> bool:
-    return {k: a.size for k, a in arrays.items()} == {k: a.size for k, a in own.items()}
+    """Whether components are the same, but for the pooled output, which not all kinds have."""
+    sizes, own_sizes = ({k: a.size for k, a in of.items()} for of in (arrays, own))
+    if not {"pooled"} <= sizes.keys() & own_sizes.keys():
+        sizes.pop("pooled", None)
+        own_sizes.pop("pooled", None)
+    return sizes == own_sizes
 
 
 class TaskEmbeddingPerExample(TaskEmbedding):

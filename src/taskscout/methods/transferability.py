@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from taskscout.methods.evidence import MapEvidence, logme
+from taskscout.methods.evidence_rows import EvidenceRows
 from taskscout.methods.feature_score import (
     CLASSES,
     FeatureScore,
     at_least,
     label_columns_of,
-    label_matrix,
     one_of,
 )
 from taskscout.methods.method import Description, Factory
@@ -44,7 +44,6 @@ from taskscout.methods.source_features import (
 )
 from taskscout.methods.statistics import Centring, target_statistics
 from taskscout.models.workbench import Workbench
-from taskscout.tasks import Task
 
 Array = NDArray[np.float64]
 
@@ -106,29 +105,35 @@ class LogME(FeatureScore):
         self.centring: Centring = centring
         self.unit_norm = (not compat) if unit_norm is None else unit_norm
 
-    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
-        """Compute the score."""
+    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002
+        """Compute the score; where features count about means, of contrasts, which have none."""
+        columns = label_columns_of(rows.labels, compat=self.compat)
+        if rows.within:
+            features, columns = rows.contrasts(features), rows.contrasts(columns)
+        else:
+            order = rows.order()
+            features, columns = features[order], columns[order]
         return logme(
             features,
-            label_columns_of(labels, compat=self.compat),
+            columns,
             compat=self.compat,
-            centring=self.centring,
+            centring="none" if rows.within else self.centring,
             unit_norm=self.unit_norm,
         )
 
     def rate_maps(
         self,
-        target: Task,
+        rows: EvidenceRows,
         batches: Iterable[tuple[NDArray[np.int64], MapBatch]],
         bench: Workbench,
     ) -> Iterator[tuple[NDArray[np.int64], Array]] | None:
         """Score maps by the target's statistics alone."""
-        columns = label_matrix(target, compat=self.compat)
+        columns = label_columns_of(rows.labels, compat=self.compat)
         middle = self.backend.middle
         scorer = MapEvidence(
-            target_statistics(target, columns, bench, middle=middle),
+            target_statistics(rows, columns, bench, middle=middle),
             compat=self.compat,
-            centring=self.centring,
+            centring="none" if rows.within else self.centring,
             unit_norm=self.unit_norm,
             dimension=bench.encoder.dimension,
         )
@@ -182,14 +187,14 @@ class HScore(FeatureScore):
 
     def rate_maps(
         self,
-        target: Task,
+        rows: EvidenceRows,
         batches: Iterable[tuple[NDArray[np.int64], MapBatch]],
         bench: Workbench,
     ) -> Iterator[tuple[NDArray[np.int64], Array]] | None:
         """Score maps by moments of the target's own features, where there is shrinkage."""
         if self.shrinkage is None:
             return None
-        features, labels = bench.embeddings(target), target.labels("train")
+        features, labels = rows.about_means(rows.features(bench)), rows.labels
 
         def scored() -> Iterator[tuple[NDArray[np.int64], Array]]:
             for positions, (scale, inner, outer, _) in batches:

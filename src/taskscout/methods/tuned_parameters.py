@@ -15,7 +15,7 @@ from taskscout.models.recipe import Recipe, Tuning
 from taskscout.models.tuned_model import TunedModel
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
-from taskscout.tasks.kinds import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SOURCE_KINDS
 
 #: ``raw``: the parameters as tuned. ``relative``: minus what they began as. ``centred``: minus
 #: the mean over the sources.
@@ -68,7 +68,7 @@ class TunedParameters(BaseMethod):
         The same for the sources; a fraction below 1 has a description key of its own.
     """
 
-    kinds = SEQUENCE_KINDS
+    kinds = SOURCE_KINDS
     needs = frozenset({"labels", "tuned target"})
     cost: Cost = "tuning"
     describes_from: Material = "own tuning"

@@ -425,13 +425,15 @@ class Encoder:
                     "Use pooling 'mean', 'cls' or 'last_token'.",
                 )
             return cast("torch.Tensor", output.pooler_output.float())
+        return self._over_tokens(self.states_of(output), batch)
+
+    def states_of(self, output: Any) -> torch.Tensor:
+        """States of all tokens (batch × tokens × d, float32) in the layers that are read."""
         if self.layers == "mean":
             import torch
 
-            states = torch.stack(output.hidden_states[1:]).float().mean(0)
-        else:
-            states = output.last_hidden_state.float()
-        return self._over_tokens(states, batch)
+            return torch.stack(output.hidden_states[1:]).float().mean(0)
+        return cast("torch.Tensor", output.last_hidden_state.float())
 
     def _over_tokens(self, states: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         mask = batch["attention_mask"]

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,7 @@ from taskscout.models.cache import limit_of
 from taskscout.models.encoder import Encoder
 from taskscout.models.recipe import Recipe
 from taskscout.models.tuned_model import Arrays, TunedModel
-from taskscout.tasks import Task
-
-if TYPE_CHECKING:
-    from taskscout.models.heads import SequenceModel
+from taskscout.tasks import Kind, Task
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +197,44 @@ def to_bytes(tuned: TunedModel, identity: Mapping[str, Any] | None = None) -> by
         "scores": tuned.scores,
         "seconds": tuned.seconds,
         "trained_on": tuned.trained_on,
-        "regression": model.regression,
-        "center": model.center,
-        "scale": model.scale,
+        "kind": kind_of(model),
+        "center": getattr(model, "center", 0.0),
+        "scale": getattr(model, "scale", 1.0),
     }
     packed: bytes = save(arrays, {_META: json.dumps(meta)})
     return packed
+
+
+def kind_of(model: Any) -> Kind:
+    """Say which kind of task a body with a head of ours answers."""
+    from taskscout.models.heads import SequenceModel
+    from taskscout.models.objectives import ChoiceModel
+
+    if isinstance(model, SequenceModel):
+        return "regression" if model.regression else "classification"
+    if isinstance(model, ChoiceModel):
+        return "multiple_choice"
+    return "span_qa" if model.spans else "tagging"
+
+
+def _with_head(body: Any, encoder: Encoder, meta: Mapping[str, Any], outputs: int) -> Any:
+    """Put a head of the kind that was kept on a body."""
+    from taskscout.models.heads import SequenceModel
+    from taskscout.models.objectives import ChoiceModel, TokenModel
+
+    kind = meta.get("kind") or ("regression" if meta["regression"] else "classification")
+    if kind == "multiple_choice":
+        return ChoiceModel(body, encoder)
+    if kind in ("tagging", "span_qa"):
+        return TokenModel(body, encoder, outputs, spans=kind == "span_qa")
+    return SequenceModel(
+        body,
+        encoder,
+        outputs,
+        regression=kind == "regression",
+        center=meta["center"],
+        scale=meta["scale"],
+    )
 
 
 def from_bytes(data: bytes, encoder: Encoder) -> TunedModel:
@@ -230,10 +259,9 @@ def restored(
     recipe = Recipe(**{**meta["identity"]["recipe"], "checkpoints": tuple(meta["checkpoints"])})
     parameters, head = group("parameters"), group("head")
 
-    def model() -> SequenceModel:
+    def model() -> Any:
         import torch
 
-        from taskscout.models.heads import SequenceModel
         from taskscout.models.tuning import adapted, apply_adapter, put_parameters
 
         body = encoder.load_model()
@@ -242,14 +270,7 @@ def restored(
         else:
             body = adapted(body, encoder, recipe)
             put_parameters(body, encoder, recipe, parameters)
-        out = SequenceModel(
-            body,
-            encoder,
-            len(head["bias"]),
-            regression=meta["regression"],
-            center=meta["center"],
-            scale=meta["scale"],
-        )
+        out = _with_head(body, encoder, meta, len(head["bias"]))
         with torch.no_grad():
             out.head.weight.copy_(torch.from_numpy(head["weight"]))
             out.head.bias.copy_(torch.from_numpy(head["bias"]))

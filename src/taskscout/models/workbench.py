@@ -18,8 +18,8 @@ from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder, Progress
 from taskscout.models.recipe import Recipe
 from taskscout.models.tuned_model import TunedModel
+from taskscout.models.words import Words, encode_words
 from taskscout.tasks import Task
-from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     from taskscout.models.tuned_store import TunedStore
@@ -120,17 +120,28 @@ class Workbench:
             del self._kept[key]
 
     def embeddings(
-        self, task: Task, split: str = "train", *, middle: bool = False
+        self,
+        task: Task,
+        split: str = "train",
+        *,
+        middle: bool = False,
+        words: Words | None = None,
     ) -> NDArray[np.float32]:
-        """Get base embeddings of a split, n × d; n × 2d with those of the middle layer beside."""
+        """Get base embeddings of a split, n × d; n × 2d with those of the middle layer beside.
+
+        One of each example, or of each of the ``words`` that stand in its texts.
+        """
 
         def make() -> NDArray[np.float32]:
-            return self.embed(*task.inputs(split), middle=middle, what=f"embedding {task.name}")
+            return self.embed(
+                *task.inputs(split), middle=middle, what=f"embedding {task.name}", words=words
+            )
 
-        order = _order(task, split)
+        order = _order(task, split, words)
         both = (task.fingerprint, split, "base and middle", order)
         if not middle and (both in self._kept or self._middle_expected):
-            return self.embeddings(task, split, middle=True)[:, : self.encoder.dimension]
+            both_layers = self.embeddings(task, split, middle=True, words=words)
+            return both_layers[:, : self.encoder.dimension]
         key = both if middle else (task.fingerprint, split, "base", order)
         out: NDArray[np.float32] = self.once(key, make)
         return out
@@ -146,17 +157,19 @@ class Workbench:
         *,
         middle: bool = False,
         what: str = "embedding",
+        words: Words | None = None,
     ) -> NDArray[np.float32]:
         """Embed texts with the base encoder (n × d), from the cache where it has them.
 
-        With ``middle``, the middle layer's embeddings stand beside the last's, n × 2d. New
-        embeddings reach the disk in blocks, so a run that is killed loses little.
+        With ``middle``, the middle layer's embeddings stand beside the last's, n × 2d; with
+        ``words``, there is a row for each of them. New embeddings reach the disk in blocks, so a
+        run that is killed loses little.
         """
         label = f"{self.encoder.model_id} {self.encoder.pooling}"
         spaces = {self.encoder.space: label}
         if middle:
             spaces[f"{self.encoder.space}+middle"] = f"{label}, middle layer"
-        return self._embed(texts, pairs, spaces, self._base_model, what)
+        return self._embed(texts, pairs, spaces, self._base_model, what, words)
 
     def _embed(
         self,
@@ -165,36 +178,39 @@ class Workbench:
         spaces: Mapping[str, str],
         model: Callable[[], AbstractContextManager[Any]],
         what: str,
+        words: Words | None,
     ) -> NDArray[np.float32]:
-        """Embed texts with a model that is made ready only if the cache lacks some of them.
+        """Embed texts, or words of them, by a model made ready only if the cache lacks some.
 
         ``spaces`` are those of the last layer and, where there is a second, of the middle one,
         each with its label in the cache.
         """
         d = self.encoder.dimension
-        out = np.empty((len(texts), len(spaces) * d), np.float32)
-        if not len(texts):
+        keys = row_keys(texts, pairs, words)
+        owners = np.arange(len(texts)) if words is None else words.owners
+        out = np.empty((len(keys), len(spaces) * d), np.float32)
+        if not len(keys):
             return out
-        keys = [text_key(text, None if pairs is None else pairs[i]) for i, text in enumerate(texts)]
-        lacking = np.zeros((len(spaces), len(texts)), bool)
+        lacking = np.zeros((len(spaces), len(keys)), bool)
         for i, space in enumerate(spaces):
             known, found = self.cache.get(space, keys)
             if known is not None:
                 out[:, i * d : (i + 1) * d] = known
             lacking[i] = ~found
         missing = np.flatnonzero(lacking.any(0))
-        if len(missing) < len(texts):
-            self.count_recalled(next(iter(spaces)), keys, len(texts) - len(missing))
-        self.embedded += len(missing)
+        read = len(np.unique(owners[missing]))
+        if read < len(np.unique(owners)):
+            self.count_recalled(next(iter(spaces)), keys, len(np.unique(owners)) - read)
+        self.embedded += read
         if not len(missing):
             return out
         for space, label in spaces.items():
             self.cache.label(space, label)
         # Longest first over all blocks, so that a block pads little.
         lengths = np.array(
-            [len(texts[i]) + (len(pairs[i]) if pairs else 0) for i in missing.tolist()]
+            [len(text) + (len(pairs[i]) if pairs else 0) for i, text in enumerate(texts)]
         )
-        missing = missing[np.argsort(-lengths, kind="stable")]
+        missing = missing[np.lexsort((owners[missing], -lengths[owners[missing]]))]
         progress = self._progress_for(what)
         block = 64 * self.encoder.batch_size
         begun = time.perf_counter()
@@ -208,12 +224,8 @@ class Workbench:
                     if progress is not None:
                         progress(start + done, len(missing))
 
-                made = self.encoder.encode(
-                    [texts[i] for i in rows.tolist()],
-                    None if pairs is None else [pairs[i] for i in rows.tolist()],
-                    model=ready,
-                    middle=len(spaces) > 1,
-                    progress=report,
+                made = self._encoded(
+                    texts, pairs, words, rows, model=ready, middle=len(spaces) > 1, progress=report
                 )
                 for i, space in enumerate(spaces):
                     new, part = lacking[i, rows], slice(i * d, (i + 1) * d)
@@ -221,6 +233,23 @@ class Workbench:
                     self.cache.put(space, [keys[j] for j in rows[new].tolist()], made[new, part])
         self.seconds["embedding"] += time.perf_counter() - loaded
         return out
+
+    def _encoded(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None,
+        words: Words | None,
+        rows: NDArray[np.int64] | None = None,
+        **options: Any,
+    ) -> NDArray[np.float32]:
+        """Embed the given rows, all by default: texts, or the words of some texts."""
+        if words is not None:
+            words = words if rows is None else words.take(rows)
+            return encode_words(self.encoder, texts, pairs, words, **options)
+        if rows is not None:
+            pairs = None if pairs is None else [pairs[i] for i in rows.tolist()]
+            texts = [texts[i] for i in rows.tolist()]
+        return self.encoder.encode(texts, pairs, **options)
 
     @contextmanager
     def _base_model(self) -> Iterator[None]:
@@ -235,6 +264,7 @@ class Workbench:
         split: str = "train",
         *,
         source: str = "a source",
+        words: Words | None = None,
     ) -> NDArray[np.float32]:
         """Embed a split with the encoder as a source's adapter changes it, n × d.
 
@@ -253,17 +283,19 @@ class Workbench:
             Of the target.
         source
             Its name, for progress.
+        words
+            Words to embed in place of whole texts.
         """
         adapter = {k: a for k, a in adapter.items() if k.endswith((".lora_A", ".lora_B"))}
         if not adapter:
-            return self.embeddings(task, split)
+            return self.embeddings(task, split, words=words)
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(adapter):
             array = np.ascontiguousarray(adapter[name])
             digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
             digest.update(array.tobytes())
         texts, pairs = task.inputs(split)
-        key = (task.fingerprint, split, "source", digest.hexdigest(), _order(task, split))
+        key = (task.fingerprint, split, "source", digest.hexdigest(), _order(task, split, words))
         if key in self._kept:
             known: NDArray[np.float32] = self._kept[key]
             return known
@@ -277,6 +309,7 @@ class Workbench:
             },
             lambda: self._adapted_model(adapter),
             f"embedding {task.name} as {source} does",
+            words,
         )
         held = sum(a.nbytes for k, a in self._kept.items() if k[2:3] == ("source",))
         if held + out.nbytes <= _SOURCE_BYTES:
@@ -320,8 +353,7 @@ class Workbench:
         Parameters
         ----------
         task
-            A task of any kind; models of other kinds than classification and regression are kept
-            in memory only.
+            A task of any kind; language models tuned on text-to-text are kept in memory only.
         recipe
             None for the workbench's own.
         """
@@ -332,8 +364,9 @@ class Workbench:
         plain = replace(recipe, checkpoints=())
         key = (task.fingerprint, "tuned", plain)
         kept: TunedModel | None = self._kept.get(key)
-        # On disk are models with one head on a pooled vector only.
-        store = self._store if task.kind in SEQUENCE_KINDS else None
+        # On disk are bodies with a head of ours only.
+        has_head = task.kind != "text_to_text"
+        store = self._store if has_head else None
         if kept is None and store is not None:
             kept = store.get(task, self.encoder, recipe)
         known = () if kept is None else tuple(kept.checkpoints)
@@ -342,7 +375,7 @@ class Workbench:
             recipe = replace(recipe, checkpoints=tuple(wanted))
             kept = tune(task, self.encoder, recipe)
             self.tunings += 1
-            if task.kind in SEQUENCE_KINDS:
+            if has_head:
                 # As it comes back from disk: a body that was just trained computes attention by
                 # another route, and a run that was killed would end with other numbers.
                 kept = from_bytes(to_bytes(kept), self.encoder)
@@ -371,6 +404,7 @@ class Workbench:
         *,
         of: Task | None = None,
         recipe: Recipe | None = None,
+        words: Words | None = None,
     ) -> NDArray[np.float32]:
         """Get embeddings of a split under a tuned model, n × d.
 
@@ -383,14 +417,15 @@ class Workbench:
             task of their own: its model is not that of the whole.
         recipe
             None for the workbench's own.
+        words
+            Words to embed in place of whole texts.
         """
         recipe, of = recipe or self.recipe, of or task
 
         def make() -> NDArray[np.float32]:
-            texts, pairs = task.inputs(split)
-            return self.encoder.encode(
-                texts,
-                pairs,
+            return self._encoded(
+                *task.inputs(split),
+                words,
                 model=self.tuned(of, recipe).model.body,
                 progress=self._progress_for(f"embedding {task.name}, tuned"),
             )
@@ -401,7 +436,7 @@ class Workbench:
             "tuned",
             of.fingerprint,
             replace(recipe, checkpoints=()),
-            _order(task, split),
+            _order(task, split, words),
         )
         out: NDArray[np.float32] = self.once(key, make)
         return out
@@ -424,7 +459,16 @@ def text_key(text: str, pair: str | None = None) -> bytes:
     return hashlib.blake2b(joined, digest_size=16, person=kind).digest()
 
 
-def _order(task: Task, split: str) -> int:
-    """A key of the order of a split's rows, which a fingerprint does not tell."""
+def row_keys(
+    texts: Sequence[str], pairs: Sequence[str] | None = None, words: Words | None = None
+) -> list[bytes]:
+    """Make the keys by which the cache knows texts, or the given words of them."""
+    keys = [text_key(text, None if pairs is None else pairs[i]) for i, text in enumerate(texts)]
+    return keys if words is None else words.keys(keys)
+
+
+def _order(task: Task, split: str, words: Words | None) -> int:
+    """A key of the order of a split's rows, which a fingerprint does not tell, and of words."""
     texts, pairs = task.inputs(split)
-    return hash((tuple(texts), None if pairs is None else tuple(pairs)))
+    of_words = None if words is None else words.key
+    return hash((tuple(texts), None if pairs is None else tuple(pairs), of_words))

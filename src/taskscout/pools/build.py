@@ -27,7 +27,7 @@ from taskscout.models.tuned_model import TunedModel
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool, Source
 from taskscout.tasks import Kind, Task
-from taskscout.tasks.kinds import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SOURCE_KINDS
 from taskscout.tasks.overlap import SKETCH_SIZE, sketch, text_hashes
 
 #: Key of the description that belongs to no method.
@@ -69,7 +69,7 @@ def add_source(
     pool
         Must have been begun with the workbench's encoder and pooling.
     task
-        A classification or regression task.
+        A task of any kind but text-to-text.
     bench
         Its recipe is used and recorded.
     methods
@@ -98,11 +98,12 @@ def add_source(
             f"{bench.encoder.model_id}, pooling {bench.encoder.pooling}.",
             "Use the same encoder and pooling, or another pool.",
         )
-    if task.kind not in SEQUENCE_KINDS:
+    if task.kind not in SOURCE_KINDS:
         raise PoolError(
             f"Task {task.name!r} is of kind {task.kind}.",
-            f"Sources of kind {' and '.join(SEQUENCE_KINDS)} can be added.",
-            "Leave it out.",
+            "A pool keeps encoders with heads, and what writes text is a language model; sources "
+            f"of kind {', '.join(SOURCE_KINDS)} can be added.",
+            "Where its outputs are few, name them as labels: --label, or kind='classification'.",
         )
     pool.check_name(task.card.name, replace=replace)
     tuned = bench.tuned(task)
@@ -273,7 +274,7 @@ def tuned_model(tuned: Description, tuning: Mapping[str, Any], encoder: Encoder)
     meta = {
         "identity": {"recipe": {**tuning["recipe"], "checkpoints": ()}},
         "checkpoints": (),
-        "regression": tuned.header["kind"] == "regression",
+        "kind": tuned.header["kind"],
         "center": tuned.header["center"],
         "scale": tuned.header["scale"],
         "initialisation": tuned.header.get("initialisation", ""),
@@ -343,7 +344,7 @@ def build_pool(
     recipe
         Changes to the default :class:`Recipe`.
     names
-        Tasks to build; None for every classification and regression task.
+        Tasks to build; None for every task of a kind that a pool keeps.
     methods
         Whose descriptions to make.
     processes
@@ -356,7 +357,7 @@ def build_pool(
     opened = Catalogue.open(catalogue)
     pool = Pool.create(folder, encoder=encoder_header(encoder))
     if names is None:
-        names = [n for n in opened.names if opened.kind(n) in SEQUENCE_KINDS]
+        names = [n for n in opened.names if opened.kind(n) in SOURCE_KINDS]
     settings = asdict(Recipe(**(recipe or {})))
 
     def left_out(name: str) -> Path:
@@ -383,6 +384,6 @@ def build_pool(
 
 def _not_built(kind: Kind) -> str:
     """Say why a task of the catalogue is not in the pool, where nothing else is known."""
-    if kind in SEQUENCE_KINDS:
+    if kind in SOURCE_KINDS:
         return "not built yet: taskscout pool build goes on where it stopped"
-    return f"of kind {kind}: {' and '.join(SEQUENCE_KINDS)} sources are built"
+    return f"of kind {kind}: {', '.join(SOURCE_KINDS)} sources are built"

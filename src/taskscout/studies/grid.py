@@ -20,7 +20,7 @@ from taskscout.models.recipe import Recipe, Tuning
 from taskscout.studies.store import CellResult, GridStore
 from taskscout.studies.study_file import EncoderSettings, GridStudy, Strategy
 from taskscout.tasks.catalogue import Catalogue
-from taskscout.tasks.kinds import SEQUENCE_KINDS
+from taskscout.tasks.kinds import SOURCE_KINDS
 from taskscout.tasks.names import NONE
 from taskscout.tasks.overlap import MOST_OVERLAP
 
@@ -150,10 +150,10 @@ class Plan:
         self.catalogue = catalogue
         self.sources: tuple[str, ...] = self._source_names()
         for name in (*self.sources, *study.targets):
-            if self.catalogue.kind(name) not in SEQUENCE_KINDS:
+            if self.catalogue.kind(name) not in SOURCE_KINDS:
                 raise StudyError(
                     f"Task {name!r} is of kind {self.catalogue.kind(name)}.",
-                    f"A grid runs tasks of kind {' and '.join(SEQUENCE_KINDS)}.",
+                    f"A grid runs tasks of kind {', '.join(SOURCE_KINDS)}.",
                     "Leave it out of the study.",
                 )
         self._targets: dict[tuple[str, int], Task] = {}
@@ -163,7 +163,7 @@ class Plan:
             return tuple(self.study.sources)
         if self.pool is not None:
             return tuple(s.name for s in self.pool if s.name in self.catalogue.entries)
-        return tuple(n for n in self.catalogue if self.catalogue.kind(n) in SEQUENCE_KINDS)
+        return tuple(n for n in self.catalogue if self.catalogue.kind(n) in SOURCE_KINDS)
 
     @cached_property
     def pool(self) -> Pool | None:

@@ -352,14 +352,6 @@ class _Check:
                 self.notes.append(f"{quote(name)} counts the choices from 1")
         ids = np.zeros(len(self.raw), dtype=np.int64)
         for row in np.flatnonzero(self.keep):
-            if isinstance(values[row], str) and choices[row].count(values[row]) > 1:
-                raise DataError(
-                    f"{self.raw.at(name)}: {self.raw.place(int(row))} has the answer "
-                    f"{values[row][:80]!r}, which {choices[row].count(values[row])} of its "
-                    "choices are.",
-                    "One choice is right; which of them is not said.",
-                    "Leave one of them out, or give the number of the right choice.",
-                )
             at = _choice_at(values[row], choices[row], keys[row], base)
             if at is None:
                 raise DataError(
@@ -370,6 +362,16 @@ class _Check:
                     f"Correct the row, or name another column with {option('label')}.",
                 )
             ids[row] = at
+        twice = [
+            r
+            for r in np.flatnonzero(self.keep)
+            if isinstance(values[r], str) and choices[r].count(values[r]) > 1
+        ]
+        if twice:
+            self.notes.append(
+                f"{count(len(twice), 'row')} with an answer that several of the choices are "
+                f"({self.raw.places(np.array(twice))}): the first of them counts as right"
+            )
         columns["choices"] = list_array(
             np.concatenate([[0], np.cumsum([len(c) for c in choices])]),
             text_array([c for row in choices for c in row]),

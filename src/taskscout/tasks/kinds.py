@@ -26,7 +26,10 @@ LABEL: dict[Kind, str] = {
     "text_to_text": "completion",
 }
 
-#: Kinds whose label belongs to the whole sequence; what the evidence methods serve.
+#: Kinds whose label belongs to the whole sequence.
 SEQUENCE_KINDS: tuple[Kind, ...] = ("classification", "regression")
+
+#: Kinds of sources that a pool can keep: those whose answers a head on an encoder gives.
+SOURCE_KINDS: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "text_to_text")
 
 SPLITS = ("train", "validation", "test")

@@ -19,6 +19,7 @@ def linear_probe(
     folds: int = 5,
     strength: float = 1.0,
     seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
 ) -> float:
     """Cross-validated score of a linear head on frozen features.
 
@@ -39,6 +40,9 @@ def linear_probe(
         L2 penalty of the logistic regression (1 / C).
     seed
         Of the shuffle before rows are dealt to folds.
+    groups
+        Numbers of what rows belong to (n): no fold parts rows of one number. None where each row
+        stands alone.
 
     Returns
     -------
@@ -52,13 +56,18 @@ def linear_probe(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, RidgeCV
-    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import (
+        KFold,
+        StratifiedGroupKFold,
+        StratifiedKFold,
+        cross_val_predict,
+    )
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     f, y = checked(features, labels)
     regression = has_values(y)
-    folds = min(folds, len(f))
+    folds = min(folds, len(f) if groups is None else len(np.unique(groups)))
     if folds < 2:
         return math.nan
     if regression:
@@ -71,11 +80,13 @@ def linear_probe(
             return math.nan
         folds = min(folds, int(counts.max()))
         head = LogisticRegression(C=1 / strength, max_iter=200)
-        split = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        together = StratifiedKFold if groups is None else StratifiedGroupKFold
+        split = together(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The least populated class")
-        predicted = cross_val_predict(make_pipeline(StandardScaler(), head), f, y, cv=split)
+        pipeline = make_pipeline(StandardScaler(), head)
+        predicted = cross_val_predict(pipeline, f, y, cv=split, groups=groups)
     return mean_correlation(predicted, y) if regression else float((predicted == y).mean())
 
 
@@ -90,6 +101,7 @@ def frozen_transfer(
     dropout: float = 0.1,
     held_out: float = 0.2,
     seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
 ) -> float:
     """Validation score of a fresh head trained for a few epochs on the frozen encoder.
 
@@ -111,6 +123,9 @@ def frozen_transfer(
     seed
         Of the held-out rows, the head, the order of rows and the dropout: the same for every
         source.
+    groups
+        Numbers of what rows belong to (n): rows of one number are held out together. None where
+        each row stands alone.
 
     Returns
     -------
@@ -126,7 +141,12 @@ def frozen_transfer(
     regression = has_values(y)
     if not regression:
         y = class_codes(y)
-    train, validation = _hold_out(y, held_out, regression=regression, seed=seed)
+    if groups is None:
+        train, validation = _hold_out(y, held_out, regression=regression, seed=seed)
+    else:
+        numbers, group_of = np.unique(groups, return_inverse=True)
+        parts = _hold_out(np.arange(len(numbers)), held_out, regression=True, seed=seed)
+        train, validation = (np.flatnonzero(np.isin(group_of, part)) for part in parts)
     generator = torch.Generator().manual_seed(seed)
     x = torch.from_numpy(f.astype(np.float32))
     if regression:

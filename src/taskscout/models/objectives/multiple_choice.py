@@ -11,6 +11,7 @@ from torch import nn
 
 from taskscout.models.encoder import Encoder
 from taskscout.models.objectives.objective import Objective, Row, mean_error, pad
+from taskscout.tasks.parts import choices
 
 
 class ChoiceModel(nn.Module):
@@ -55,28 +56,19 @@ class MultipleChoice(Objective):
         """Name the accuracy."""
         return "accuracy"
 
-    def contexts(self, split: str) -> list[str]:
-        """What is read before each choice; a second text, mostly a question, comes first.
-
-        So that a long passage is cut and not its question.
-        """
-        texts: list[str] = self.task.column(split, "text")
-        if "text_pair" not in self.task.tables[split].column_names:
-            return texts
-        pairs = self.task.column(split, "text_pair")
-        return [f"{pair} {text}" if pair else text for text, pair in zip(texts, pairs, strict=True)]
-
     def _flat(self, split: str) -> tuple[list[str], list[str], NDArray[np.int64]]:
         """Text and choice of all choices, and where each example ends."""
-        choices = self.task.column(split, "choices")
-        contexts = self.contexts(split)
-        texts = [t for t, each in zip(contexts, choices, strict=True) for _ in each]
-        return texts, [c for each in choices for c in each], np.cumsum([len(c) for c in choices])
+        texts, offered, owners = choices(self.task, split)
+        return (
+            texts,
+            offered,
+            np.cumsum(np.bincount(owners, minlength=self.task.tables[split].num_rows)),
+        )
 
     def rows(self, split: str) -> list[list[Row]]:
         """Make one row per example, which holds a row per choice."""
-        texts, choices, ends = self._flat(split)
-        tokens = self.encoder.tokenize(texts, choices)
+        texts, offered, ends = self._flat(split)
+        tokens = self.encoder.tokenize(texts, offered)
         labels = self.task.column(split, "label")
         begins = np.concatenate([[0], ends[:-1]]).tolist()
         return [
@@ -109,8 +101,8 @@ class MultipleChoice(Objective):
 
     def predict(self, model: Any, split: str) -> list[NDArray[np.float32]]:
         """Scores of the choices of each example."""
-        texts, choices, ends = self._flat(split)
-        features = self.encoder.encode(texts, choices, model=model.body)
+        texts, offered, ends = self._flat(split)
+        features = self.encoder.encode(texts, offered, model=model.body)
         scores = features @ model.head.weight.detach().cpu().numpy()[0]
         return np.split(scores, ends[:-1])
 
@@ -128,11 +120,11 @@ class MultipleChoice(Objective):
 
     def trivial(self, split: str) -> list[Any]:
         """Guess; or always take the place that was most often right in the training split."""
-        choices = self.task.column(split, "choices")
+        offered = self.task.column(split, "choices")
         place = int(np.bincount(self.task.column("train", "label")).argmax())
         return [
-            [np.zeros(len(c)) for c in choices],
-            [np.eye(len(c), max(place + 1, len(c)))[:, place] for c in choices],
+            [np.zeros(len(c)) for c in offered],
+            [np.eye(len(c), max(place + 1, len(c)))[:, place] for c in offered],
         ]
 
     def error(self, split: str, predictions: list[NDArray[Any]]) -> float:

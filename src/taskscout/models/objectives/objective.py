@@ -182,11 +182,7 @@ class TokenModel(nn.Module):
 
 def token_states(encoder: Encoder, body: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """States of all tokens (batch × tokens × d, float32), of the layers the encoder reads."""
-    output = body(**batch, output_hidden_states=encoder.layers == "mean")
-    if encoder.layers == "mean":
-        return torch.stack(output.hidden_states[1:]).float().mean(0)
-    states: torch.Tensor = output.last_hidden_state.float()
-    return states
+    return encoder.states_of(body(**batch, output_hidden_states=encoder.layers == "mean"))
 
 
 def pad(encoder: Encoder, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
