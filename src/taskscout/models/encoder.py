@@ -37,6 +37,13 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 #: Model types whose positions begin after the padding id.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "longformer"})
 
+#: Model types of decoders, for folders that hold no head: ``LlamaModel`` does not say it is one.
+_DECODERS = frozenset(
+    ("bloom", "cohere", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox",
+     "gptj", "granite", "llama", "mistral", "mixtral", "mpt", "olmo", "olmo2", "opt", "phi", "phi3",
+     "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2")
+)  # fmt: skip
+
 #: Called with (done, total) while texts are embedded.
 Progress = Callable[[int, int], None]
 
@@ -68,7 +75,8 @@ class Encoder:
         None for the embedded default (MiniLM-L6, 384 dimensions), else a folder or a hub id.
     pooling
         ``mean`` over tokens, ``cls`` (first token), ``pooler`` (the model's own pooler
-        output) or ``last_token``.
+        output) or ``last_token``. None for ``mean``, and for ``last_token`` of a decoder, whose
+        other tokens have not seen the whole text.
     layers
         ``last`` hidden layer, or the ``mean`` of all layers (embedding layer left out).
     max_length
@@ -85,7 +93,7 @@ class Encoder:
         self,
         model: str | Path | None = None,
         *,
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = None,
         layers: Layers = "last",
         max_length: int = 128,
         precision: Precision = "auto",
@@ -97,7 +105,7 @@ class Encoder:
             (layers, Layers, "layers"),
             (precision, Precision, "precision"),
         ):
-            if value not in get_args(allowed):
+            if value is not None and value not in get_args(allowed):
                 raise ModelError(
                     f"{what} is {value!r}.",
                     f"An encoder knows {', '.join(get_args(allowed))}.",
@@ -111,7 +119,7 @@ class Encoder:
             )
         self.model_id = str(model) if model is not None else DEFAULT_HUB_ID
         self.is_default = model is None
-        self.pooling: Pooling = pooling
+        self._pooling = pooling
         self.layers: Layers = layers
         self.max_length = max_length
         self.precision: Precision = precision
@@ -190,6 +198,23 @@ class Encoder:
         for path in files + weights:
             h.update(f"{path.name}:{sha256_of(path)};".encode())
         return h.hexdigest()[:32]
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """How tokens become one vector: as asked for, else what suits the model."""
+        if self._pooling is not None:
+            return self._pooling
+        return "last_token" if not self.is_default and self.is_decoder else "mean"
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether each token sees those before it and no others, as in a causal language model."""
+        config = self.config
+        if config.get("is_encoder_decoder"):
+            return False
+        kind, classes = str(config.get("model_type", "")), config.get("architectures") or [""]
+        causal = str(classes[0]).endswith("ForCausalLM") and "bert" not in kind
+        return causal or kind in _DECODERS
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -270,7 +295,8 @@ class Encoder:
         )
 
     def __repr__(self) -> str:
-        return f"Encoder({self.model_id!r}, pooling={self.pooling!r}, layers={self.layers!r})"
+        pooling = self.pooling if self._pooling or self.is_default else "auto"
+        return f"Encoder({self.model_id!r}, pooling={pooling!r}, layers={self.layers!r})"
 
     # -- the model -----------------------------------------------------------------
 
@@ -356,7 +382,13 @@ class Encoder:
                 "Save it there with tokenizer.save_pretrained, or fetch the model again.",
             ) from error
         if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+            # Masked wherever it stands, so that any token will do.
+            tokenizer.pad_token = (
+                tokenizer.eos_token
+                or tokenizer.bos_token
+                or tokenizer.unk_token
+                or tokenizer.convert_ids_to_tokens(0)
+            )
         tokenizer.padding_side = "right"
         return tokenizer
 
@@ -374,6 +406,10 @@ class Encoder:
     ) -> list[dict[str, list[int]]]:
         """Token ids, and token-type ids where the model has them, per example, unpadded."""
         tokenizer = self.tokenizer
+        special = tokenizer.num_special_tokens_to_add
+        if pairs is not None and special(pair=True) == special(pair=False):
+            # A tokenizer that puts nothing between two texts, as those of decoders.
+            pairs = [f"\n{pair}" for pair in pairs]
         out: list[dict[str, list[int]]] = []
         for i in range(0, len(texts), 1000):
             batch = tokenizer(

@@ -33,7 +33,7 @@ _DEFAULTS: dict[Tuning, _Defaults] = {
 
 
 #: Fields of a recipe that the first pools did not have.
-_LATER = ("metric", "early_stopping", "report_to", "accumulation", "max_steps")
+_LATER = ("metric", "early_stopping", "report_to", "accumulation", "max_steps", "recompute")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,9 @@ class Recipe:
         Batches whose gradients are added up for a step.
     max_steps
         At most this many steps; 0 for as many as the epochs have.
+    recompute
+        Compute activations again in the backward pass rather than keep them (gradient
+        checkpointing): a large model then fits, and a step takes a third longer.
     """
 
     tuning: Tuning = "lora"
@@ -112,6 +115,7 @@ class Recipe:
     report_to: str = "none"
     accumulation: int = 1
     max_steps: int = 0
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.tuning not in _DEFAULTS:

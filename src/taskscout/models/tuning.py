@@ -35,10 +35,14 @@ from taskscout.tasks import Task
 
 log = logging.getLogger(__name__)
 
-#: Names of adapted linear layers across BERT-like, MPNet and Llama-like models.
+#: Names of adapted linear layers: BERT-like, MPNet and T5; Llama-like; GPT-NeoX, Bloom and Falcon;
+#: GPT-2; OPT and Phi; ModernBERT; DistilBERT; DeBERTa.
 _MODULES = {
-    "all": r".*\.(query|key|value|dense|q|k|v|o|[qkvo]_proj|(gate|up|down)_proj)",
-    "query-value": r".*\.(query|value|q|v|q_proj|v_proj)",
+    "all": r".*\.(query|key|value|dense|q|k|v|o|[qkvo]_proj|(gate|up|down)_proj"
+    r"|query_key_value|dense_\w+|c_attn|c_proj|c_fc|out_proj|fc[12]|qkv_proj|gate_up_proj"
+    r"|Wqkv|Wi|Wo|[qkv]_lin|out_lin|lin[12]|(query|key|value)_proj)",
+    "query-value": r".*\.(query|value|q|v|q_proj|v_proj"
+    r"|query_key_value|c_attn|qkv_proj|Wqkv|[qv]_lin|(query|value)_proj)",
 }
 
 
@@ -388,6 +392,10 @@ def _ready_to_train(body: Any, encoder: Encoder, recipe: Recipe) -> Any:
                 module.attention_dropout = recipe.dropout
     if encoder.device.type == "cpu":
         attend_plainly(body)
+    if recipe.recompute:
+        # The second name is older: transformers 6 has it no more.
+        enable = getattr(body, "activation_checkpointing_enable", None)
+        (enable or body.gradient_checkpointing_enable)({"use_reentrant": False})
     return body
 
 
@@ -441,6 +449,8 @@ def apply_adapter(model: Any, adapter: Mapping[str, NDArray[np.floating[Any]]]) 
 
     Each adapted layer's weight W (out × in) becomes W + B A.
     """
+    from transformers.pytorch_utils import Conv1D
+
     with torch.no_grad():
         for name in adapter:
             layer, _, factor = name.rpartition(".")
@@ -448,6 +458,7 @@ def apply_adapter(model: Any, adapter: Mapping[str, NDArray[np.floating[Any]]]) 
                 continue
             a = torch.from_numpy(np.asarray(adapter[name], np.float32))
             b = torch.from_numpy(np.asarray(adapter[f"{layer}.lora_B"], np.float32))
-            weight = model.get_submodule(layer).weight
-            weight += (b @ a).to(weight)
+            module = model.get_submodule(layer)
+            product = a.T @ b.T if isinstance(module, Conv1D) else b @ a  # in × out, as in GPT-2
+            module.weight += product.to(module.weight)
     return model

@@ -71,6 +71,10 @@ class Workbench:
         #: Seconds spent on ``loading`` the encoder (imports included) and on ``embedding``.
         self.seconds: dict[str, float] = {"loading": 0.0, "embedding": 0.0}
 
+    def with_encoder(self, encoder: Encoder) -> Workbench:
+        """Make a workbench for another encoder, with the same cache and reports."""
+        return Workbench(encoder, cache=self.cache, recipe=self._recipe, progress=self._progress)
+
     @property
     def recipe(self) -> Recipe:
         """How tasks are tuned."""
