@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests leave the user's cache alone."""
+    """Tests leave the user's cache and pools alone."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TASKSCOUT_POOLS", str(tmp_path_factory.mktemp("pools of models")))
         patch.setenv("TASKSCOUT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -28,6 +28,7 @@ from taskscout.methods.topics import ATTACHED
 from taskscout.methods.two_stage import refined
 from taskscout.models.workbench import Workbench
 from taskscout.pools.build import OVERLAP
+from taskscout.pools.own import pool_or_hint
 from taskscout.pools.pool import Pool, Source
 from taskscout.pools.shelf import PoolShelf
 from taskscout.tasks import Task, TaskCard
@@ -238,7 +239,8 @@ def rank(
     target
         A task, or a file that :meth:`Task.from_file` reads.
     pool
-        None for the built-in pool.
+        None for that of the encoder: the built-in one, or the one that was made for it. Without
+        either, the order is that of the default encoder, and the first note says so.
     method
         One or several methods, by name or made with options; the first one orders. ``all``
         stands for every method that the target, the pool and the encoder allow, up to those
@@ -280,8 +282,8 @@ def rank(
     """
     if not isinstance(target, Task):
         target = Task.from_file(target)
-    pool = pool if pool is not None else Pool.builtin()
     bench = bench or Workbench()
+    pool, bench, hints = pool_or_hint(pool, bench)
     written = [method] if isinstance(method, str | Method) else list(method)
     methods, method_notes = _methods(written, pool, grid, refine, costly)
     readable = target.for_choosing()
@@ -311,7 +313,7 @@ def rank(
         left_out[name] = f"has no description {_keys(ordering)}"
     rows = _ordered(answers, pool, overlap)
 
-    notes = [*target.notes, *_unknown(exclude, pool), *refusals, *method_notes]
+    notes = [*hints, *target.notes, *_unknown(exclude, pool), *refusals, *method_notes]
     notes += _rows_notes(chosen, ordering, answers[ordering.name].sources, pool, bench)
     flagged = [f"{r.name} ({r.overlap:.0%})" for r in rows if r.overlap >= MOST_OVERLAP]
     if flagged:

@@ -98,7 +98,7 @@ def open_pool(folder: str) -> Pool:
 
 def make_workbench(
     encoder: str | None,
-    pooling: str,
+    pooling: str | None,
     *,
     layers: str = "last",
     max_length: int = 128,

@@ -41,11 +41,17 @@ Encoder = Annotated[
     ),
 ]
 Pooling = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="How tokens become one vector: mean, cls, pooler or last_token.", rich_help_panel=MODEL
+        help="How tokens become one vector: mean, cls, pooler or last_token. By default mean, of "
+        "a decoder last_token.",
+        rich_help_panel=MODEL,
     ),
 ]
+POOL_HELP = (
+    "A pool folder, or 'builtin'. By default the pool of the encoder: the built-in one, or what "
+    "'pool build --encoder' made."
+)
 Layers = Annotated[
     str,
     typer.Option(help="The last layer, or the mean of all: last or mean.", rich_help_panel=MODEL),
@@ -75,3 +81,8 @@ Processes = Annotated[
     int, typer.Option(min=0, help="Processes of the engine local; 0 for one per processor.")
 ]
 Address = Annotated[str | None, typer.Option(help="Address of a Ray cluster, HOST:PORT.")]
+
+
+def words(values: list[str] | None) -> list[str]:
+    """Values of an option that may be repeated or hold several, separated by commas."""
+    return [w.strip() for v in values or () for w in v.split(",") if w.strip()]

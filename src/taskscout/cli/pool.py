@@ -164,15 +164,41 @@ def verify(folder: _PoolOption = "builtin", as_json: _Json = False) -> None:
 
 @pool.command()
 def build(
-    out: Annotated[Path, typer.Option(help="Folder of the pool; resumed if it is there.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the pool; resumed if it is there. By default where rankings for the "
+            "model look for it."
+        ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(help="Take the sources of this pool: 'builtin', or a pool folder."),
+    ] = None,
     catalogue: Annotated[
         Path | None,
         typer.Option(help="Folder of tasks.json; TASKSCOUT_DATA by default."),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Build only these tasks.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Sources tuned at a time.")] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Build only these, separated by commas.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --like: only so many, those that helped most targets first."
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Sources tuned at a time; 0 for one per processor.")
+    ] = 1,
+    engine: Annotated[
+        str,
+        typer.Option(help="With --like: local (processes of this machine) or ray (a cluster)."),
+    ] = "local",
+    address: options.Address = None,
     encoder: Annotated[str | None, typer.Option(help="Folder or hub id.")] = None,
-    pooling: Annotated[str, typer.Option(help="mean, cls, pooler or last_token.")] = "mean",
+    pooling: options.Pooling = None,
+    max_length: options.MaxLength = 128,
     rank: Annotated[
         int | None, typer.Option(min=1, help="Rank of LoRA; the recipe's by default.")
     ] = None,
@@ -188,30 +214,77 @@ def build(
             min=100, help="Tokens per source and epoch, at most; the recipe's by default."
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="With --like: say what it takes, from a few measured steps, and stop.",
+        ),
+    ] = False,
 ) -> None:
-    """Build a pool from a catalogue of labelled datasets, source by source.
+    """Build a pool, source by source: of a catalogue, or for your model like another pool.
 
     A source that is there already is not built again, so a build that was stopped goes on.
     """
+    from taskscout.engines import engine as make_engine
+    from taskscout.engines import processes_available
+    from taskscout.errors import PoolError
+    from taskscout.models.sizing import sized_recipe
     from taskscout.pools.build import build_pool
+    from taskscout.pools.like import build_like, chosen_sources
+    from taskscout.pools.own import folder_for
     from taskscout.tasks.catalogue import Catalogue
+    from taskscout.transfer.sources import catalogue_of_environment
 
-    folder = Catalogue.open(catalogue).folder if catalogue else Catalogue.find().folder
-    bench = make_workbench(encoder, pooling)
-    changes = {"examples": examples, "tokens": tokens, "rank": rank}
-    recipe = {k: v for k, v in changes.items() if v is not None}
-    if rank is not None:
-        recipe["alpha"] = 2 * rank
+    if like is None and (top is not None or dry_run or engine != "local"):
+        raise PoolError(
+            "--top, --dry-run and --engine were given without --like.",
+            "They are for building a pool with the sources of another.",
+            "Add --like builtin.",
+        )
+    bench = make_workbench(encoder, pooling, max_length=max_length)
+    if out is None and encoder is None:
+        raise PoolError(
+            "The pool has no place.",
+            "For the default encoder the built-in pool is what rankings look for.",
+            "Name a folder with --out, or a model of yours with --encoder.",
+        )
+    folder = out or folder_for(bench.encoder)
+    recipe = sized_recipe(bench.encoder, examples=examples, tokens=tokens, rank=rank)
+    names = options.words(only) or None
+    count = processes or processes_available()
     console = stderr()
-    build_pool(
-        folder,
-        out,
-        encoder=bench.encoder,
-        recipe=recipe,
-        names=only,
-        processes=processes,
-        report=lambda line: console.print(line, markup=False, soft_wrap=True),
-    )
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    if like is None:
+        data = Catalogue.open(catalogue) if catalogue else Catalogue.find()
+        build_pool(
+            data.folder, folder, encoder=bench.encoder, recipe=recipe.to_dict(), names=names,
+            processes=count, report=say,
+        )  # fmt: skip
+        return
+    from taskscout.pools.estimate import estimate_build, require_room
+    from taskscout.reports.pools import estimate_lines
+
+    pattern = open_pool(like)
+    at_hand = Catalogue.open(catalogue) if catalogue else catalogue_of_environment()
+    if dry_run:
+        done = open_pool(str(folder)).names if (folder / "pool.json").exists() else ()
+        todo = [s for s in chosen_sources(pattern, names=names, top=top) if s.name not in done]
+        estimate = estimate_build(todo, bench.encoder, recipe, catalogue=at_hand, processes=count)
+        for line in estimate_lines(estimate, recipe, folder):
+            stdout().print(line, markup=False, soft_wrap=True)
+        require_room(folder, estimate.disk)
+        return
+    alone = engine == "local" and count == 1
+    built = build_like(
+        pattern, folder, encoder=bench.encoder, recipe=recipe, names=names, top=top,
+        catalogue=at_hand, report=say,
+        engine=make_engine("here" if alone else engine, processes=count, address=address),
+    )  # fmt: skip
+    say(f"{folder}: {len(built)} sources for {bench.encoder.model_id}")
 
 
 @pool.command()
@@ -241,8 +314,7 @@ def describe(
     from taskscout.engines import engine as make_engine
     from taskscout.errors import PoolError
     from taskscout.pools.build import describe_pool
-    from taskscout.pools.pool import Source
-    from taskscout.tasks import Task
+    from taskscout.pools.source_data import data_of
     from taskscout.tasks.catalogue import Catalogue
 
     opened = open_pool(folder)
@@ -256,20 +328,6 @@ def describe(
         )
     data = Catalogue.open(catalogue) if catalogue else None
 
-    def task_of(source: Source) -> Task:
-        if data is not None and source.name in data.names:
-            return data.task(source.name)
-        where = Path(source.card.load)
-        if source.card.load and where.is_file():
-            named: dict[str, Any] = dict(source.card.columns)
-            return Task.from_file(where, kind=source.card.kind, name=source.name, **named)
-        raise PoolError(
-            f"The data of source {source.name!r} are not at hand.",
-            "These descriptions are made from them.",
-            f"Get them ({source.card.load or source.card.homepage}), "
-            "or give a catalogue that has them with --catalogue.",
-        )
-
     settings = dict(opened.encoder)
     bench = make_workbench(
         _model_of(settings),
@@ -281,7 +339,7 @@ def describe(
     describe_pool(
         opened,
         split_methods(method),
-        task_of,
+        lambda source: data_of(source.card, data),
         bench,
         names=only,
         engine=make_engine(

@@ -16,6 +16,7 @@ from taskscout.cli.console import (
     write_text,
 )
 from taskscout.cli.options import (
+    POOL_HELP,
     READ,
     DropEmpty,
     DropRare,
@@ -31,6 +32,7 @@ from taskscout.cli.options import (
     Precision,
     SplitColumn,
     Text,
+    words,
 )
 from taskscout.methods import DEFAULT
 
@@ -60,7 +62,7 @@ def rank(
     examples: Annotated[
         int, typer.Option(min=2, help="Rows of yours that are used, at most.", rich_help_panel=READ)
     ] = 1000,
-    pool: Annotated[str, typer.Option(help="A pool folder.", rich_help_panel=_CHOICE)] = "builtin",
+    pool: Annotated[str | None, typer.Option(help=POOL_HELP, rich_help_panel=_CHOICE)] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -123,7 +125,7 @@ def rank(
         ),
     ] = None,
     encoder: Encoder = None,
-    pooling: Pooling = "mean",
+    pooling: Pooling = None,
     layers: Layers = "last",
     max_length: MaxLength = 128,
     precision: Precision = "auto",
@@ -154,7 +156,7 @@ def rank(
             "It is 'any' or 'commercial'.",
             "Choose one of these.",
         )
-    opened = open_pool(pool)
+    opened = None if pool is None else open_pool(pool)
     task = Task.from_file(
         file,
         text=text,
@@ -189,15 +191,17 @@ def rank(
             costly=costly,
             examples=examples,
             commercial=licence == "commercial",
-            kinds=_words(kind),
-            domains=_words(domain),
-            exclude=_words(exclude),
+            kinds=words(kind),
+            domains=words(domain),
+            exclude=words(exclude),
             exclude_overlap=exclude_overlap,
         )
         if report is not None:
+            from taskscout.pools.own import pool_or_hint
             from taskscout.reports.ranking_page import ranking_page
             from taskscout.transfer.sources import catalogue_of_environment
 
+            opened, bench, _ = pool_or_hint(opened, bench)
             page = ranking_page(
                 ranking, task, opened, bench, examples=examples, command=typed_command(),
                 catalogue=catalogue_of_environment(),
@@ -228,8 +232,3 @@ def split_methods(text: str) -> list[str]:
         else:
             out[-1] += letter
     return [m.strip() for m in out if m.strip()]
-
-
-def _words(values: list[str] | None) -> list[str]:
-    """Values of an option that may be repeated or hold several, separated by commas."""
-    return [w.strip() for v in values or () for w in v.split(",") if w.strip()]

@@ -126,7 +126,7 @@ def run(
         ),
     ] = False,
     encoder: Encoder = None,
-    pooling: Pooling = "mean",
+    pooling: Pooling = None,
     max_length: MaxLength = 128,
     no_cache: NoCache = False,
     metric: Annotated[

@@ -17,6 +17,7 @@ from taskscout.cli.console import (
     typed_command,
 )
 from taskscout.cli.options import (
+    POOL_HELP,
     READ,
     DropEmpty,
     DropRare,
@@ -62,7 +63,7 @@ def train(
             help="Method that ranks the sources. See: taskscout methods", rich_help_panel=_SOURCES
         ),
     ] = DEFAULT,
-    pool: Annotated[str, typer.Option(help="A pool folder.", rich_help_panel=_SOURCES)] = "builtin",
+    pool: Annotated[str | None, typer.Option(help=POOL_HELP, rich_help_panel=_SOURCES)] = None,
     catalogue: Annotated[
         Path | None,
         typer.Option(
@@ -125,8 +126,11 @@ def train(
         int, typer.Option(min=0, help="Epochs; 0 for the tuning's own.", rich_help_panel=_HOW)
     ] = 0,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Examples in a batch.", rich_help_panel=_HOW)
-    ] = 32,
+        int,
+        typer.Option(
+            min=0, help="Examples in a batch; 0 for what fits the model.", rich_help_panel=_HOW
+        ),
+    ] = 0,
     learning_rate: Annotated[
         float,
         typer.Option(min=0, help="Learning rate; 0 for the tuning's own.", rich_help_panel=_HOW),
@@ -198,7 +202,7 @@ def train(
     drop_empty: DropEmpty = False,
     drop_rare: DropRare = False,
     encoder: Encoder = None,
-    pooling: Pooling = "mean",
+    pooling: Pooling = None,
     layers: Layers = "last",
     max_length: MaxLength = 128,
     precision: Precision = "auto",
@@ -243,22 +247,23 @@ def train(
             split_column=split_column, encoding=encoding, drop_unlabelled=drop_unlabelled,
             drop_empty=drop_empty, drop_rare=drop_rare,
         )  # fmt: skip
-    recipe = training.target_recipe(
-        tuning,  # type: ignore[arg-type]  # checked by Recipe
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-        early_stopping=early_stopping, report_to=report_to, metric=metric,
-    )  # fmt: skip
     console = stderr()
     with progress() as bar:
+        bench = make_workbench(
+            encoder, pooling, layers=layers, max_length=max_length, precision=precision, report=bar
+        )
+        recipe = training.target_recipe(
+            tuning,  # type: ignore[arg-type]  # checked by Recipe
+            bench.encoder,
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
+            early_stopping=early_stopping, report_to=report_to, metric=metric,
+        )  # fmt: skip
         result = training.train(
             task,
             sources=None if sources is None else _words(sources),
-            top=top, method=method, pool=open_pool(pool),
+            top=top, method=method, pool=None if pool is None else open_pool(pool),
             catalogue=None if catalogue is None else Catalogue.open(catalogue),
-            bench=make_workbench(
-                encoder, pooling, layers=layers, max_length=max_length, precision=precision,
-                report=bar,
-            ),
+            bench=bench,
             strategy=strategy,  # type: ignore[arg-type]  # checked by transfer
             recipe=recipe,
             source_recipe=training.recipe_for_sources(

@@ -29,7 +29,6 @@ _Out = Annotated[
 _Encoder = Annotated[
     str | None, typer.Option(help="Folder or hub id; the embedded MiniLM-L6 by default.")
 ]
-_Pooling = Annotated[str, typer.Option(help="mean, cls, pooler or last_token.")]
 _Length = Annotated[int, typer.Option(min=8, help="Longest text in tokens.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print results.json and nothing else.")]
 
@@ -75,7 +74,7 @@ def multitask(
     address: options.Address = None,
     catalogue: _Catalogue = None,
     encoder: _Encoder = None,
-    pooling: _Pooling = "mean",
+    pooling: options.Pooling = None,
     max_length: _Length = 128,
     as_json: _Json = False,
 ) -> None:
@@ -144,7 +143,7 @@ def zero_shot(
     address: options.Address = None,
     catalogue: _Catalogue = None,
     encoder: _Encoder = None,
-    pooling: _Pooling = "mean",
+    pooling: options.Pooling = None,
     max_length: _Length = 128,
     as_json: _Json = False,
 ) -> None:

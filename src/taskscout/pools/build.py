@@ -90,14 +90,42 @@ def add_source(
         If the pool has another encoder or pooling, the kind cannot be tuned yet, or the name
         cannot be taken.
     """
-    if pool.encoder["fingerprint"] != bench.encoder.fingerprint:
+    check_encoder(pool, bench.encoder)
+    check_kind(task)
+    pool.check_name(task.card.name, replace=replace)
+    made = make_source(task, bench, methods=methods, only_if_it_learns=only_if_it_learns)
+    if isinstance(made, str):
+        return made
+    pool.add(task.card, *made, replace=replace)
+    return None
+
+
+def check_encoder(pool: Pool, encoder: Encoder) -> None:
+    """Refuse an encoder, or a way of pooling, that is not the pool's.
+
+    Raises
+    ------
+    PoolError
+        If it is another.
+    """
+    if pool.encoder["fingerprint"] != encoder.fingerprint:
         raise PoolError(
             f"The pool {pool.folder} was begun with {pool.encoder['model']}, pooling "
             f"{pool.encoder['pooling']}.",
             "Its sources would not be comparable with one made with "
-            f"{bench.encoder.model_id}, pooling {bench.encoder.pooling}.",
+            f"{encoder.model_id}, pooling {encoder.pooling}.",
             "Use the same encoder and pooling, or another pool.",
         )
+
+
+def check_kind(task: Task) -> None:
+    """Refuse a task of a kind that cannot be a source.
+
+    Raises
+    ------
+    PoolError
+        If it cannot.
+    """
     if task.kind not in SOURCE_KINDS:
         raise PoolError(
             f"Task {task.name!r} is of kind {task.kind}.",
@@ -105,7 +133,18 @@ def add_source(
             f"of kind {', '.join(SOURCE_KINDS)} can be added.",
             "Where its outputs are few, name them as labels: --label, or kind='classification'.",
         )
-    pool.check_name(task.card.name, replace=replace)
+
+
+def make_source(
+    task: Task, bench: Workbench, *, methods: Iterable[str], only_if_it_learns: bool = False
+) -> tuple[dict[str, Any], list[Description]] | str:
+    """Tune the encoder on a task and describe it.
+
+    Returns
+    -------
+    What a pool records of the tuning, and the descriptions; or the reason why the task is left
+    out.
+    """
     tuned = bench.tuned(task)
     scores = {k: round(v, 5) for k, v in tuned.scores.items()}
     if only_if_it_learns and scores["score"] <= scores["baseline"] + scores["error"]:
@@ -122,13 +161,13 @@ def add_source(
     ]
     tuning = {
         "recipe": bench.recipe.to_dict(),
+        "precision": bench.encoder.resolved_precision,
         "scores": scores,
         "trained_on": tuned.trained_on,
         "seconds": round(tuned.seconds, 1),
         "fingerprint": task.fingerprint,
     }
-    pool.add(task.card, tuning, descriptions, replace=replace)
-    return None
+    return tuning, descriptions
 
 
 def describe(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from taskscout.pools.pool import Pool, Source
-from taskscout.reports.terminal import number, short_licence
+from taskscout.reports.terminal import number, short_licence, size
+
+if TYPE_CHECKING:
+    from taskscout.models.recipe import Recipe
+    from taskscout.pools.estimate import Estimate
 
 #: From so many columns on there is room for whole licences.
 _WIDE = 110
@@ -23,6 +28,38 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{16,}([-:].*)?")
 def plain(text: object) -> Text:
     """What a file says, as text alone: no markup, and no control character of a terminal."""
     return Text("".join(c if c.isprintable() else "�" for c in str(text)))
+
+
+def estimate_lines(estimate: Estimate, recipe: Recipe, folder: Path) -> Iterator[str]:
+    """What building a pool will take, line by line."""
+    step, made = estimate.step_seconds, len(estimate.sources)
+    yield f"{made} sources to make in {folder}"
+    yield (
+        f"measured here: a step of {recipe.batch_size} examples ({estimate.step_tokens:,.0f} "
+        f"tokens) takes {step:.2f} s; peak memory {size(estimate.memory)} per process"
+    )
+    rates = f"rate {recipe.learning_rate:g}, batches of {recipe.batch_size}"
+    if recipe.accumulation > 1:
+        rates += f" x {recipe.accumulation}"
+    if recipe.recompute:
+        rates += ", activations computed again"
+    yield f"recipe: LoRA of rank {recipe.rank}, {rates}, at most {recipe.examples:,} examples"
+    yield (
+        f"about {estimate.hours:.1f} hours" if estimate.hours >= 1
+        else f"about {60 * estimate.hours:.0f} minutes"
+    ) + f"; {size(estimate.disk)} on disk"  # fmt: skip
+    if estimate.downloads:
+        known = [n for n in estimate.downloads.values() if n is not None]
+        sizes = f"{size(sum(known))} of {len(known)} known" if known else "sizes not known here"
+        yield (
+            f"{len(estimate.downloads)} to load from the hub ({sizes}): "
+            f"{', '.join(estimate.downloads)}"
+        )
+    if estimate.no_place:
+        yield (
+            f"{len(estimate.no_place)} cannot be loaded by name and will be left out (give a "
+            f"folder that has them with --catalogue): {', '.join(estimate.no_place)}"
+        )
 
 
 def pool_table(pool: Pool, width: int) -> Table:

@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskscout.errors import DataError, PoolError, TaskscoutError, TransferError
+from taskscout.errors import PoolError, TaskscoutError, TransferError
 from taskscout.methods import DEFAULT
 from taskscout.methods.source_features import TUNED
 from taskscout.models.encoder import Encoder
 from taskscout.models.tuned_model import TunedModel
 from taskscout.pools.build import tuned_model
+from taskscout.pools.own import HINT, pool_or_hint
 from taskscout.pools.pool import Pool
+from taskscout.pools.source_data import data_of, fetch_command, has_data
 from taskscout.ranking import rank
-from taskscout.tasks import Task, TaskCard
+from taskscout.tasks import Task
 from taskscout.tasks.names import NONE
 from taskscout.tasks.overlap import MOST_OVERLAP
 from taskscout.transfer.origin import Origin
@@ -23,46 +25,6 @@ from taskscout.transfer.origin import Origin
 if TYPE_CHECKING:
     from taskscout.models.workbench import Workbench
     from taskscout.tasks.catalogue import Catalogue
-
-
-def fetch_command(card: TaskCard) -> str:
-    """What to do to get a source's data, for an error message."""
-    if card.hub_id:
-        repository = card.hub_id.partition(":")[0]
-        return (
-            "Fetch them where there is a network: hf download --repo-type dataset "
-            f"{repository} --local-dir {card.name}, and give the folder or a file of it in place "
-            "of the name."
-        )
-    if card.homepage:
-        return f"Get them from {card.homepage} and give the file in place of the name."
-    return "Give a file of the data in place of the name."
-
-
-def load_from_hub(card: TaskCard) -> Task:
-    """Load a source's data by its card's hub id, from the hub or its local cache.
-
-    Raises
-    ------
-    TransferError
-        If they cannot be had; names the id and the command that fetches it.
-    """
-    repository, _, config = card.hub_id.partition(":")
-    try:
-        if config.endswith("*"):
-            raise DataError(
-                f"{card.hub_id} stands for several configurations.",
-                "They are joined by hand.",
-                "Load and join them.",
-            )
-        return Task.from_hub(repository, config or None, name=card.name)
-    except DataError as error:
-        raise TransferError(
-            f"The data of source {card.name!r} are at {card.hub_id} on the hub and cannot be "
-            f"loaded: {error.found}",
-            f"Tuning it afresh needs them; a pool keeps adapters, not data. {error.why}",
-            fetch_command(card),
-        ) from error
 
 
 def origin_of(
@@ -103,12 +65,7 @@ def origin_of(
     if pool is not None and name in pool:
         source = pool.source(name)
         card = source.card
-        if in_catalogue and catalogue is not None:
-            data = _from_catalogue(catalogue, name)
-        elif card.hub_id:
-            data = lambda: load_from_hub(card)  # noqa: E731
-        else:
-            data = None
+        data = (lambda: data_of(card, catalogue)) if has_data(card, catalogue) else None
 
         def adapted() -> TunedModel:
             return tuned_model(pool.description(name, TUNED), source.tuning, encoder)
@@ -208,7 +165,7 @@ def catalogue_of_environment() -> Catalogue | None:
 
 def chosen_by_ranking(
     target: Task,
-    pool: Pool,
+    pool: Pool | None,
     bench: Workbench,
     *,
     top: int = 1,
@@ -218,7 +175,8 @@ def chosen_by_ranking(
 ) -> tuple[list[Origin], list[str]]:
     """The first sources of a ranking, and lines for the user about the choice.
 
-    Sources that hold the target's texts are left out. Where a source's data are needed and cannot
+    The pool is that of the encoder where none is given. Sources that hold the target's texts are
+    left out. Where a source's data are needed and cannot
     be had, the next one takes its place, and a line says so.
 
     Raises
@@ -228,7 +186,8 @@ def chosen_by_ranking(
     """
     ranking = rank(target, pool, method, bench=bench, exclude_overlap=MOST_OVERLAP)
     ranked = [r.name for r in ranking.sources if r.name != NONE and r.score == r.score]
-    notes = []
+    pool = pool_or_hint(pool, bench)[0]
+    notes = [note for note in ranking.notes if note.startswith(HINT)]
     if ranking.sources and ranking.sources[0].name == NONE:
         notes.append(f"{method} ranks 'none' first: it expects no source to help this target")
     chosen: list[Origin] = []

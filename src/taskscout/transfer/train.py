@@ -15,7 +15,9 @@ import numpy as np
 
 from taskscout.errors import TransferError
 from taskscout.methods import DEFAULT
+from taskscout.models.encoder import Encoder
 from taskscout.models.recipe import Recipe, Tuning
+from taskscout.models.sizing import sized_recipe
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer.comparison import Comparison, compare
 from taskscout.transfer.export import ADAPTER
@@ -129,9 +131,11 @@ class TrainResult:
         )
 
 
-def target_recipe(tuning: Tuning = "lora", **changes: Any) -> Recipe:
-    """Recipe of a target: all its rows, and the tuning's own settings but for ``changes``."""
-    return Recipe(**{"tuning": tuning, "examples": ALL, "tokens": ALL, **changes})
+def target_recipe(
+    tuning: Tuning = "lora", encoder: Encoder | None = None, **changes: Any
+) -> Recipe:
+    """Recipe of a target: all its rows, and what fits the encoder's size but for ``changes``."""
+    return sized_recipe(encoder or Encoder(), tuning, **{"examples": ALL, "tokens": ALL, **changes})
 
 
 def recipe_for_sources(
@@ -185,7 +189,9 @@ def train(
     method
         The method that ranks.
     pool
-        A pool or its folder; None for the built-in pool.
+        A pool or its folder; None for that of the encoder: the built-in one, or what was made for
+        it. Without either, sources are ranked for the default encoder, which a note says, and
+        tuned afresh.
     catalogue
         Labelled datasets on disk; None for the one that ``TASKSCOUT_DATA`` names.
     bench
@@ -223,14 +229,16 @@ def train(
     """
     from taskscout.models.workbench import Workbench
     from taskscout.pools import Pool
+    from taskscout.pools.own import pool_or_hint
     from taskscout.transfer.sources import chosen_by_ranking, origins_of, overlap_notes
 
     task = target if isinstance(target, Task) else Task.from_file(target)
     check_target(task, strategy)
-    if not isinstance(pool, Pool):
-        pool = Pool.builtin() if pool is None else Pool.open(pool)
     bench = bench or Workbench()
-    recipe = recipe or target_recipe()
+    if isinstance(pool, str | Path):
+        pool = Pool.open(pool)
+    named, pool = pool, pool_or_hint(pool, bench)[0]
+    recipe = recipe or target_recipe(encoder=bench.encoder)
     source_recipe = source_recipe or recipe_for_sources(recipe)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
@@ -239,7 +247,7 @@ def train(
     notes = list(task.notes)
     if not sources and strategy != NONE and not (strategy == "zero_shot" and top is None):
         origins, said = chosen_by_ranking(
-            task, pool, bench, top=top or 1, method=method, catalogue=catalogue,
+            task, named, bench, top=top or 1, method=method, catalogue=catalogue,
             needs_data=fresh or strategy == "multitask",
         )  # fmt: skip
         notes += said

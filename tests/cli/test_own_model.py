@@ -1,0 +1,52 @@
+"""A pool for one's own model, by commands alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taskscout.models.encoder import Encoder
+from taskscout.pools import Pool
+from taskscout.tasks.catalogue import Catalogue
+from tests.cli import test_cli
+from tests.cli.test_cli import Run, mistake, only_json
+from tests.pools import test_own_model
+
+run, target, tiny = test_cli.run, test_cli.target, test_cli.tiny
+data, other, pools = test_own_model.data, test_own_model.other, test_own_model.pools
+
+
+def test_build_rank_and_list(
+    run: Run, small_pool: Pool, other: Encoder, data: Catalogue, pools: Path, target: Path
+):
+    model = ["--encoder", other.folder, "--max-length", "32"]
+    build = ["pool", "build", *model, "--like", small_pool.folder, "--catalogue", data.folder]
+    dry = run(*build, "--dry-run", "--only", "reviews,stars")
+    assert dry.code == 0, dry.err
+    assert dry.out.startswith("2 sources to make in ")
+    assert "a step of 32 examples" in dry.out
+    assert "LoRA of rank 4" in dry.out
+    assert "1 cannot be loaded by name" in dry.out
+    assert not pools.exists()
+    made = run(*build, "--only", "reviews,stars", "--examples", "60")
+    assert made.code == 0, made.err
+    assert "added" in made.err
+    (folder,) = pools.iterdir()
+    assert folder.name.startswith("other")
+    listed = only_json(run("pool", "list", "--pool", folder, "--json"))
+    assert [s["name"] for s in listed["sources"]] == ["reviews"]
+    assert "cannot be had" in listed["left_out"]["stars"]
+    ranked = only_json(run("rank", target, *model, "--json"))
+    assert {r["name"] for r in ranked["sources"]} == {"reviews", "none"}
+
+
+def test_mistakes(run: Run, small_pool: Pool, tiny: list[str], tmp_path: Path):
+    assert "--like builtin" in mistake(run("pool", "build", *tiny, "--top", "3"))
+    assert "--out" in mistake(run("pool", "build", "--like", "builtin"))
+    said = mistake(run("pool", "build", *tiny, "--like", small_pool.folder, "--only", "reviws"))
+    assert "Close names: reviews" in said
+    said = mistake(run("pool", "build", *tiny, "--like", small_pool.folder, "--only", "stars"))
+    assert "None of the 1 sources could be made" in said
+    gone = tmp_path / "no model"
+    assert "neither a folder" in mistake(
+        run("pool", "build", "--encoder", gone, "--like", "builtin")
+    )
