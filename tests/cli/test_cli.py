@@ -124,7 +124,21 @@ VERBS = [
     ["pool"],
     *(
         ["pool", v]
-        for v in ("list", "show", "add", "remove", "verify", "build", "describe", "pack")
+        for v in (
+            "list",
+            "show",
+            "add",
+            "remove",
+            "verify",
+            "build",
+            "describe",
+            "pack",
+            "add-model",
+            "pull",
+            "push",
+            "import-maps",
+            "export-maps",
+        )
     ),
     ["methods"],
     ["cache"],

@@ -9,8 +9,9 @@ from taskscout.pools import Pool
 from taskscout.tasks.catalogue import Catalogue
 from tests.cli import test_cli
 from tests.cli.test_cli import Run, mistake, only_json
-from tests.pools import test_own_model
+from tests.pools import test_add_model, test_own_model
 
+models, pool = test_add_model.models, test_add_model.pool
 run, target, tiny = test_cli.run, test_cli.target, test_cli.tiny
 data, other, pools = test_own_model.data, test_own_model.other, test_own_model.pools
 
@@ -50,3 +51,42 @@ def test_mistakes(run: Run, small_pool: Pool, tiny: list[str], tmp_path: Path):
     assert "neither a folder" in mistake(
         run("pool", "build", "--encoder", gone, "--like", "builtin")
     )
+
+
+def test_add_model(run: Run, models: dict[str, Path], pool: Pool, target: Path, tmp_path: Path):
+    """An adapter whose base is the pool's encoder by its weights, and what later verbs make of it."""
+    own = ["--pool", pool.folder]
+    added = run("pool", "add-model", models["adapter"], *own, "--name", "films")
+    assert added.code == 0, added.err
+    assert "its maps were fitted on 32 texts" in added.err
+    data = only_json(
+        run("rank", target, *own, "--encoder", pool.encoder["model"], "--max-length", "32",
+            "--method", "logme,layered-esm-logme", "--json")
+    )  # fmt: skip
+    assert {r["name"] for r in data["sources"]} == {"films", "topics", "none"}
+    described = run("pool", "describe", *own, "--method", "size", "--only", "films")
+    assert described.code == 0, described.err
+    assert "passed over, models that came without data: films" in described.err
+    assert (
+        only_json(run("pool", "show", "films", *own, "--json"))["card"]["licence"] == "apache-2.0"
+    )
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a good film\n\nthe bus was late\n" * 6)
+    again = run("pool", "add-model", models["adapter"], *own, "--replace", "--texts", texts)
+    assert again.code == 0, again.err
+    assert "fitted on 12 texts" in again.err
+    missing = run("pool", "add-model", models["adapter"], *own, "--texts", tmp_path / "none")
+    assert "cannot be read" in mistake(missing)
+    assert "neither a folder" in mistake(run("pool", "add-model", tmp_path / "none", *own))
+
+
+def test_maps_go_and_come(run: Run, small_pool: Pool, tiny: list[str], tmp_path: Path):
+    out = run("pool", "export-maps", "--pool", small_pool.folder, "--out", tmp_path / "maps")
+    assert out.code == 0, out.err
+    maps = sorted((tmp_path / "maps").iterdir())
+    back = run("pool", "import-maps", *maps, *tiny[:2], "--out", tmp_path / "back")
+    assert back.code == 0, back.err
+    assert len(Pool.open(tmp_path / "back")) == len(maps) == len(small_pool)
+    (tmp_path / "empty").mkdir()
+    again = run("pool", "import-maps", tmp_path / "empty", *tiny[:2], "--out", tmp_path / "other")
+    assert "No map could be read" in mistake(again)

@@ -12,6 +12,7 @@ from taskscout.cli.example import example
 from taskscout.cli.grid import grid
 from taskscout.cli.methods import methods
 from taskscout.cli.pool import pool
+from taskscout.cli.pool_exchange import add_model, export_maps, import_maps, pull, push
 from taskscout.cli.rank import rank
 from taskscout.cli.study import study
 from taskscout.cli.train import train
@@ -29,6 +30,8 @@ app = typer.Typer(
 app.command()(rank)
 app.command()(train)
 app.add_typer(pool, name="pool")
+for verb in (add_model, pull, push, import_maps, export_maps):
+    pool.command(verb.__name__.replace("_", "-"))(verb)
 app.add_typer(grid, name="grid")
 app.add_typer(study, name="study")
 study.command()(multitask)

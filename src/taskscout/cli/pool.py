@@ -100,7 +100,7 @@ def add(
     exists = (folder / "pool.json").exists()
     settings = Pool.open(folder).encoder if exists else {}
     if encoder is None and settings:
-        encoder = _model_of(dict(settings))
+        encoder = model_of(dict(settings))
     task = Task.from_file(file, text=text, pair=pair, label=label, kind=task_kind, name=name)
     card = changed(
         task.card,
@@ -330,7 +330,7 @@ def describe(
 
     settings = dict(opened.encoder)
     bench = make_workbench(
-        _model_of(settings),
+        model_of(settings),
         settings["pooling"],
         layers=settings["layers"],
         max_length=settings["max_length"],
@@ -351,7 +351,7 @@ def describe(
     )
 
 
-def _model_of(settings: dict[str, Any]) -> str | None:
+def model_of(settings: dict[str, Any]) -> str | None:
     """The encoder of a pool, as an option would name it."""
     from taskscout.models.encoder import DEFAULT_HUB_ID
 

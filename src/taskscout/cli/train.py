@@ -209,6 +209,13 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
     ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(help="OWNER/NAME: put the model on the hub too, with its adapter and card."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository of --push-to-hub private.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print result.json and nothing else on stdout.")
     ] = False,
@@ -276,6 +283,10 @@ def train(
             command=typed_command(),
             report=lambda line: console.print(line, soft_wrap=True, markup=False),
         )  # fmt: skip
+    if push_to_hub is not None:
+        console.print(
+            result.push_to_hub(push_to_hub, private=private), soft_wrap=True, markup=False
+        )
     if as_json:
         typer.echo((result.folder / "result.json").read_text(encoding="utf-8"))
         return

@@ -13,6 +13,7 @@ from taskscout.errors import MethodError
 from taskscout.methods.evidence_rows import EvidenceRows
 from taskscout.methods.method import Cost, Description, Need
 from taskscout.methods.space_map import Moments, SpaceMap, fit_maps, identity_map
+from taskscout.models.tuned_model import is_change
 from taskscout.models.words import Words, words_of
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
@@ -132,7 +133,7 @@ class SourceModels(Backend):
         if source.header.get("encoder") != bench.encoder.fingerprint:
             return None
         arrays = source.arrays
-        adapted = any(name.endswith(".lora_A") for name in arrays)
+        adapted = any(map(is_change, arrays))
         if not adapted and arrays and source.header.get("tuning") != "head":
             return None  # a head whose encoder was tuned in a way that is not kept
         return rows.source_features(bench, arrays, source.source)

@@ -168,7 +168,9 @@ class Encoder:
                 f"The model {hub_id!r} is neither a folder here nor to be had from the hub "
                 f"({type(error).__name__}).",
                 "Its weights are needed to embed texts.",
-                f"Check the name, or fetch it where there is a network: hf download {hub_id}",
+                f"Check the name, or fetch it where there is a network: hf download {hub_id}, and "
+                "give the folder. A gated or private one wants its terms accepted on its page and "
+                "`hf auth login`.",
             ) from error
         if sha256 is not None:
             weights = folder / "model.safetensors"
@@ -326,9 +328,14 @@ class Encoder:
         try:
             with _quiet("transformers.modeling_utils"):  # what it reports is looked at here
                 model, found = AutoModel.from_pretrained(
-                    self.folder, local_files_only=True, output_loading_info=True
+                    self.folder,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    trust_remote_code=False,  # without it transformers would ask on the terminal
                 )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            if "trust_remote_code" in str(error):
+                raise _runs_code(self.model_id) from error
             raise ModelError(
                 f"{self.folder} cannot be loaded as a transformers model.",
                 _first_line(error),
@@ -371,11 +378,15 @@ class Encoder:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            )
             if len(tokenizer) <= len(tokenizer.all_special_tokens):
                 # Where its files are missing, transformers makes one that knows no word.
                 raise ValueError("It knows no words: tokenizer.json or its like is missing.")
         except (OSError, ValueError, ImportError) as error:
+            if "trust_remote_code" in str(error):
+                raise _runs_code(self.model_id) from error
             raise ModelError(
                 f"{self.folder} has no tokenizer that can be loaded.",
                 _first_line(error),
@@ -552,6 +563,14 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+def _runs_code(model: str) -> ModelError:
+    return ModelError(
+        f"The model {model} is defined by code in its own repository.",
+        "taskscout runs no code that comes with a model.",
+        "Use a model whose architecture transformers has.",
+    )
 
 
 def _first_line(error: Exception) -> str:

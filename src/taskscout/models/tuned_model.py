@@ -13,6 +13,14 @@ from taskscout.models.recipe import Recipe
 
 Arrays = dict[str, NDArray[np.float32]]
 
+#: How the name of an array ends that is added to the encoder's parameter of the rest of the name.
+DIFFERENCE = ".difference"
+
+
+def is_change(name: str) -> bool:
+    """Whether an array changes the encoder's weights where it is merged: a factor, a difference."""
+    return name.endswith((".lora_A", ".lora_B", DIFFERENCE))
+
 
 @dataclass
 class TunedModel:
@@ -29,7 +37,8 @@ class TunedModel:
         ``<layer>.lora_B`` (out × rank) with the scaling alpha / rank multiplied into B.
         ``prompt``: k × d. P-tuning v2: ``prefix``, k × (layers · 2 · d), key before value.
         BitFit and full: by the names of the body; after full fine-tuning on the CPU they share
-        the body's memory.
+        the body's memory. A model added to a pool without data: factors as of LoRA, and
+        ``<parameter>.difference`` to the encoder's own.
     initial
         What they began as, by the same names; empty after full fine-tuning, where the encoder's
         own weights say it (:func:`task_vector`).

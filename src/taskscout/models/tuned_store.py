@@ -22,7 +22,7 @@ from taskscout.files import write_atomically
 from taskscout.models.cache import limit_of
 from taskscout.models.encoder import Encoder
 from taskscout.models.recipe import Recipe
-from taskscout.models.tuned_model import Arrays, TunedModel
+from taskscout.models.tuned_model import Arrays, TunedModel, is_change
 from taskscout.tasks import Kind, Task
 
 log = logging.getLogger(__name__)
@@ -265,15 +265,14 @@ def restored(
         from taskscout.models.tuning import adapted, apply_adapter, put_parameters
 
         body = encoder.load_model()
-        if recipe.tuning == "lora":
+        if all(map(is_change, parameters)):
             body = apply_adapter(body, parameters)
         else:
             body = adapted(body, encoder, recipe)
             put_parameters(body, encoder, recipe, parameters)
-        out = _with_head(body, encoder, meta, len(head["bias"]))
-        with torch.no_grad():
-            out.head.weight.copy_(torch.from_numpy(head["weight"]))
-            out.head.bias.copy_(torch.from_numpy(head["bias"]))
+        out = _with_head(body, encoder, meta, len(head["bias"]) if head else 1)
+        for name, array in head.items():  # none for a model that came without one
+            getattr(out.head, name).data.copy_(torch.from_numpy(array))
         return out.eval()
 
     return TunedModel(

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from taskscout.models.prompts import (
     with_prompt,
 )
 from taskscout.models.recipe import Recipe
-from taskscout.models.tuned_model import Arrays, TunedModel
+from taskscout.models.tuned_model import DIFFERENCE, Arrays, TunedModel
 from taskscout.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -444,8 +444,17 @@ def _optimizer(model: Any, recipe: Recipe, device: torch.device) -> torch.optim.
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0)
 
 
+def changed_parameters(model: Any, adapter: Iterable[str]) -> list[torch.nn.Parameter]:
+    """The parameters of a model that :func:`apply_adapter` changes."""
+    names = {
+        n.removesuffix(DIFFERENCE) if n.endswith(DIFFERENCE) else f"{n.rpartition('.')[0]}.weight"
+        for n in adapter
+    }
+    return [model.get_parameter(name) for name in sorted(names)]
+
+
 def apply_adapter(model: Any, adapter: Mapping[str, NDArray[np.floating[Any]]]) -> Any:
-    """Merge LoRA factors (as :class:`TunedModel` keeps them) into a model, in place.
+    """Merge factors and differences (as :class:`TunedModel` keeps them) into a model, in place.
 
     Each adapted layer's weight W (out × in) becomes W + B A.
     """
@@ -453,6 +462,9 @@ def apply_adapter(model: Any, adapter: Mapping[str, NDArray[np.floating[Any]]]) 
 
     with torch.no_grad():
         for name in adapter:
+            if name.endswith(DIFFERENCE):
+                parameter = model.get_parameter(name.removesuffix(DIFFERENCE))
+                parameter += torch.from_numpy(np.float32(adapter[name])).to(parameter)
             layer, _, factor = name.rpartition(".")
             if factor != "lora_A":
                 continue

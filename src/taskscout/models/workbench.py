@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from taskscout.models.cache import EmbeddingCache, NoCache
 from taskscout.models.encoder import Encoder, Progress
 from taskscout.models.recipe import Recipe
-from taskscout.models.tuned_model import TunedModel
+from taskscout.models.tuned_model import TunedModel, is_change
 from taskscout.models.words import Words, encode_words
 from taskscout.tasks import Task
 
@@ -281,7 +281,8 @@ class Workbench:
         task
             The target.
         adapter
-            LoRA factors as :class:`taskscout.models.tuned_model.TunedModel` keeps them; arrays of
+            LoRA factors and differences as
+            :class:`taskscout.models.tuned_model.TunedModel` keeps them; arrays of
             other names, such as a head's, are passed over. Without any, the base embeddings.
         split
             Of the target.
@@ -290,7 +291,7 @@ class Workbench:
         words
             Words to embed in place of whole texts.
         """
-        adapter = {k: a for k, a in adapter.items() if k.endswith((".lora_A", ".lora_B"))}
+        adapter = {k: a for k, a in adapter.items() if is_change(k)}
         if not adapter:
             return self.embeddings(task, split, words=words)
         digest = hashlib.blake2b(digest_size=16)
@@ -328,10 +329,9 @@ class Workbench:
     @contextmanager
     def _adapted_model(self, adapter: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
         """Lend the base model with an adapter merged in; its own weights come back untouched."""
-        from taskscout.models.tuning import apply_adapter
+        from taskscout.models.tuning import apply_adapter, changed_parameters
 
-        layers = sorted({name.rpartition(".")[0] for name in adapter})
-        parameters = [self._carrier.get_submodule(layer).weight for layer in layers]
+        parameters = changed_parameters(self._carrier, adapter)
         own = [p.data for p in parameters]
         try:
             for parameter in parameters:

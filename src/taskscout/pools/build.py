@@ -26,8 +26,9 @@ from taskscout.models.recipe import Recipe
 from taskscout.models.tuned_model import TunedModel
 from taskscout.models.workbench import Workbench
 from taskscout.pools.pool import Pool, Source
+from taskscout.pools.texts import describe_texts
 from taskscout.tasks import Kind, Task
-from taskscout.tasks.kinds import SOURCE_KINDS
+from taskscout.tasks.kinds import SEQUENCE_KINDS, SOURCE_KINDS
 from taskscout.tasks.overlap import SKETCH_SIZE, sketch, text_hashes
 
 #: Key of the description that belongs to no method.
@@ -61,6 +62,7 @@ def add_source(
     methods: Iterable[str] = DEFAULT_METHODS,
     replace: bool = False,
     only_if_it_learns: bool = False,
+    texts: bool = False,
 ) -> str | None:
     """Tune the encoder on a task and add it to a pool with its descriptions.
 
@@ -79,6 +81,9 @@ def add_source(
     only_if_it_learns
         Leave the task out where its test score does not exceed the trivial baseline by more
         than one standard error.
+    texts
+        Keep some of the task's texts in the pool: what the maps of models that come without data
+        are fitted on (:func:`taskscout.pools.add_model.add_model`).
 
     Returns
     -------
@@ -93,7 +98,9 @@ def add_source(
     check_encoder(pool, bench.encoder)
     check_kind(task)
     pool.check_name(task.card.name, replace=replace)
-    made = make_source(task, bench, methods=methods, only_if_it_learns=only_if_it_learns)
+    made = make_source(
+        task, bench, methods=methods, only_if_it_learns=only_if_it_learns, texts=texts
+    )
     if isinstance(made, str):
         return made
     pool.add(task.card, *made, replace=replace)
@@ -136,9 +143,14 @@ def check_kind(task: Task) -> None:
 
 
 def make_source(
-    task: Task, bench: Workbench, *, methods: Iterable[str], only_if_it_learns: bool = False
+    task: Task,
+    bench: Workbench,
+    *,
+    methods: Iterable[str],
+    only_if_it_learns: bool = False,
+    texts: bool = False,
 ) -> tuple[dict[str, Any], list[Description]] | str:
-    """Tune the encoder on a task and describe it.
+    """Tune the encoder on a task and describe it; options as for :func:`add_source`.
 
     Returns
     -------
@@ -158,6 +170,7 @@ def make_source(
         replace_fields(adapter, header={**adapter.header, **spent}),
         describe_overlap(task),
         *describe(task, bench, methods, known=(TUNED, OVERLAP)).values(),
+        *([describe_texts(task)] if texts and task.kind in SEQUENCE_KINDS else []),
     ]
     tuning = {
         "recipe": bench.recipe.to_dict(),
@@ -248,6 +261,10 @@ def describe_pool(
     keys = {k for name in methods for k in get_method(name).reads} - {CARD}
     chosen = [pool.source(n) for n in (pool.names if names is None else names)]
     todo = [s for s in chosen if not keys <= set(s.headers)]
+    no_data = [s.name for s in todo if "model" in s.tuning]
+    if no_data:
+        report(f"passed over, models that came without data: {', '.join(no_data)}")
+        todo = [s for s in todo if s.name not in no_data]
     report(f"{len(chosen)} sources, {len(chosen) - len(todo)} described before, {len(todo)} to do")
     settings = bench.encoder.arguments
 
@@ -352,6 +369,7 @@ def build_one(job: BuildJob) -> str | None:
             methods=job.methods,
             only_if_it_learns=True,
             replace=True,
+            texts=True,
         )
     if reason is not None:
         path = Path(job.pool) / "sources" / f"{job.name}.left_out.json"

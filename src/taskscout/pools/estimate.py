@@ -18,6 +18,7 @@ from taskscout.models.recipe import Recipe
 from taskscout.pools.pool import Source
 from taskscout.pools.source_data import data_of, hub_arguments, is_local
 from taskscout.tasks import Task, TaskCard
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     from taskscout.models.tuned_model import TunedModel
@@ -102,14 +103,16 @@ def estimate_build(
     catalogue
         Labelled datasets on disk.
     processes
-        Sources tuned at a time. The steps are measured with as many threads as this process has,
-        so with several processes give each one thread (``OMP_NUM_THREADS=1``).
+        Sources tuned at a time. With several, the steps are measured with one thread, as each
+        process will have; that they share the machine's memory is not measured.
 
     Raises
     ------
     ModelError
         If the model cannot be loaded or tuned so.
     """
+    import torch
+
     from taskscout.models.training import planned_steps
 
     local = {s.name: s for s in sources if is_local(s.card, catalogue)}
@@ -119,10 +122,17 @@ def estimate_build(
             task = data_of(source.card, catalogue)
         except DataError:
             continue
+        if task.kind not in SEQUENCE_KINDS:
+            continue  # rows of other kinds are taken to be as long as the others' texts
         lengths[name] = _tokens(task, encoder)
         first = first or task
     usual = sum(lengths.values()) / len(lengths) if lengths else 64.0
-    per_token, forward, step, tuned = _measured(first or _made_up(), encoder, recipe)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if processes > 1 else threads)
+    try:
+        per_token, forward, step, tuned = _measured(first or _made_up(), encoder, recipe)
+    finally:
+        torch.set_num_threads(threads)
     seconds = 0.0
     for source in sources:
         length = lengths.get(source.name, usual)

@@ -87,7 +87,7 @@ def tune_one(job: TuneJob, _: Files) -> tuple[dict[str, Any], list[Description]]
     if isinstance(job.task, str):
         return job.task
     bench = Workbench(encoder_of(job.encoder), recipe=Recipe(**job.recipe))
-    return make_source(job.task, bench, methods=job.methods, only_if_it_learns=True)
+    return make_source(job.task, bench, methods=job.methods, only_if_it_learns=True, texts=True)
 
 
 def build_like(

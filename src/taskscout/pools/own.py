@@ -34,9 +34,13 @@ def pools_folder() -> Path:
 
 def folder_for(encoder: Encoder) -> Path:
     """Where the pool of a model lies: named by the model, known by its fingerprint."""
-    last = Path(encoder.model_id).name
-    name = re.sub(r"[^\w.-]+", "-", last).strip(".-") or "model"
-    return pools_folder() / f"{name}-{encoder.fingerprint[:12]}"
+    return folder_named(encoder.model_id, encoder.fingerprint)
+
+
+def folder_named(model: str, fingerprint: str) -> Path:
+    """Where the pool of a model of a name and fingerprint lies."""
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name).strip(".-") or "model"
+    return pools_folder() / f"{name}-{fingerprint[:12]}"
 
 
 def own_pool(encoder: Encoder) -> Pool | None:

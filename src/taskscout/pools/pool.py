@@ -123,6 +123,26 @@ class Pool:
         return cls(folder, _read_header(path))
 
     @classmethod
+    def from_hub(cls, repo_id: str, revision: str | None = None) -> Pool:
+        """Open a pool of the hub, or the copy of it in the hub's cache; nothing else is written.
+
+        Parameters
+        ----------
+        repo_id
+            ``owner/name`` of a dataset repository (:func:`taskscout.pools.hub.push`).
+        revision
+            A branch, tag or commit; None for the newest.
+
+        Raises
+        ------
+        TaskscoutError
+            If it cannot be had, or is no pool.
+        """
+        from taskscout.pools.hub_files import snapshot
+
+        return cls.open(snapshot(repo_id, revision))
+
+    @classmethod
     def create(cls, folder: str | Path, *, encoder: Mapping[str, Any], write: bool = True) -> Pool:
         """Begin an empty pool, or open the one that is there.
 

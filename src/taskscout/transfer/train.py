@@ -116,6 +116,26 @@ class TrainResult:
 
         return load(self.folder)
 
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Put the model handed over on the hub, with its adapter and card; the commit's address.
+
+        Parameters
+        ----------
+        repo_id
+            ``owner/name`` of a model repository, made where it is missing.
+        private
+            Whether a repository that is made is private.
+
+        Raises
+        ------
+        TaskscoutError
+            If the hub refuses, or cannot be reached.
+        """
+        from taskscout.pools.hub_files import upload
+
+        message = f"{self.target}: {self.chosen.strategy}, by taskscout"
+        return upload(self.folder, repo_id, "model", private=private, message=message)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: what ``result.json`` holds."""
         return dict(self.details)

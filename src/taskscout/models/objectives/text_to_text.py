@@ -240,15 +240,10 @@ def load_language_model(encoder: Encoder) -> Any:
         If the model makes no text, or its folder lacks the weights to do so.
     """
     from safetensors import SafetensorError
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSeq2SeqLM,
-    )
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.models.auto import modeling_auto as known
 
-    config = AutoConfig.from_pretrained(encoder.folder, local_files_only=True)
-    kind = config.model_type
+    kind = str(encoder.config.get("model_type", ""))
     seq2seq = kind in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     causal = (
         kind in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -263,7 +258,10 @@ def load_language_model(encoder: Encoder) -> Any:
     make = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     try:
         model, loading = make.from_pretrained(
-            encoder.folder, local_files_only=True, output_loading_info=True
+            encoder.folder,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(
