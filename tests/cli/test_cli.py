@@ -694,7 +694,7 @@ def test_pool_build(run: Run, target: Path, tiny: list[str], tmp_path: Path):
         task("beta", seed=2),
         task("noise", seed=3, shuffled=True),
         {**task("closed", seed=4), "licence_concern": "redistribution restricted"},
-        {"task_id": "tags", "kind": "tagging", "category": "ner", "file": "none"},
+        {"task_id": "asked", "kind": "text_to_text", "category": "x", "file": "none"},
     ]
     (folder / "tasks.json").write_text(json.dumps({"tasks": entries}))
     build = ["pool", "build", "--catalogue", folder, "--out", out, *tiny[:2]]
@@ -709,7 +709,7 @@ def test_pool_build(run: Run, target: Path, tiny: list[str], tmp_path: Path):
     assert alpha.stat().st_mtime_ns == before  # it goes on where it stopped
     pool = Pool.open(out)
     assert {"alpha", "beta"} <= set(pool.names)
-    assert "tagging" in pool.left_out["tags"]
+    assert "text_to_text" in pool.left_out["asked"]
     assert pool.left_out["closed"].startswith("licence: ")
     assert set(pool.names) | set(pool.left_out) == {e["task_id"] for e in entries}
     describe = ["pool", "describe", "--pool", out, "--catalogue", folder, "--method"]

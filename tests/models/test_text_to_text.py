@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from taskscout.errors import DataError, ModelError
+from taskscout.models import tuning
 from taskscout.models.encoder import Encoder
 from taskscout.models.objectives import load_body, predict
 from taskscout.models.objectives.text_to_text import LanguageModel, TextToText
@@ -304,7 +305,10 @@ def test_tunings_without_sense_are_refused(models: dict[str, Encoder], tuning: T
         tune(toy_texts(8), models["t5"], Recipe(tuning=tuning))
 
 
-def test_layers_that_are_not_there_are_refused(models: dict[str, Encoder]) -> None:
+def test_layers_that_are_not_there_are_refused(
+    models: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tuning._MODULES, "all", r".*no_such_layer")
     with pytest.raises(ModelError, match="none of the layers"):
         tune(toy_texts(8), models["gpt2"], RECIPE)
     with pytest.raises(ModelError, match="no biases"):

@@ -84,7 +84,8 @@ def pool_or_hint(pool: Pool | None, bench: Workbench) -> tuple[Pool, Workbench, 
         pool = pool_for(bench.encoder)
     if pool is not None:
         return pool, bench, []
-    return Pool.builtin(), bench.with_encoder(Encoder()), [only_a_hint(bench.encoder)]
+    default = Encoder(precision=bench.encoder.precision)
+    return Pool.builtin(), bench.with_encoder(default), [only_a_hint(bench.encoder)]
 
 
 def only_a_hint(encoder: Encoder) -> str:
