@@ -19,13 +19,20 @@ GRID = RESULTS / "grid.parquet"
 WHERE = {
     "encoder": "default", "tuning": "lora", "size": "200", "recipe": "dropout=0.0, draws=shared"
 }  # fmt: skip
-#: What the wide grid differs in: ``block("wide", **WIDE)``.
-WIDE = {
-    "recipe": "batch_size=8, dropout=0.0, head_learning_rate=0.001, learning_rate=0.001, "
-    "least_steps=200"
+#: What blocks differ in from that.
+DIFFERENT = {
+    "wide": {
+        "recipe": "batch_size=8, dropout=0.0, head_learning_rate=0.001, learning_rate=0.001, "
+        "least_steps=200"
+    }
 }
 #: The study file of the block that has most seeds.
 BLOCK = "lora-200"
+
+
+def setting_of(study: str) -> dict[str, str]:
+    """The setting of a block's runs."""
+    return {**WHERE, **DIFFERENT.get(study, {})}
 
 
 def block(study: str = BLOCK, *, grid: Path = GRID, **changed: str) -> Gains:
@@ -40,10 +47,10 @@ def block(study: str = BLOCK, *, grid: Path = GRID, **changed: str) -> Gains:
     grid
         Table of results.
     changed
-        What differs from :data:`WHERE`.
+        What differs from the block's own setting (:func:`setting_of`).
     """
     asked = read_study(STUDIES / f"{study}.yaml")
-    gains = read_runs(grid, where={**WHERE, **changed}, unit="fraction")
+    gains = read_runs(grid, where={**setting_of(study), **changed}, unit="fraction")
     gains = gains.with_targets(asked.targets).with_sources(asked.sources)
     cells = (~np.isnan(gains.scores)).sum((0, 1))
     return gains.with_seeds(np.flatnonzero(cells == cells.max()).tolist())

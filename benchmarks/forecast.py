@@ -3,8 +3,8 @@
     python -m benchmarks.forecast                  # block lora-200-full, and public grids
     python -m benchmarks.forecast --block wide     # after benchmarks.forecast_inputs --block wide
 
-Writes ``results/forecast.json``, ``docs/benchmarks/forecasts.md`` and, with ``--out FOLDER``, the
-calibrations themselves.
+Writes ``results/forecast.json`` and ``docs/benchmarks/forecasts.md``; with ``--ship`` also the
+calibrations that come with taskscout, beside the built-in pool (``--out FOLDER``: somewhere else).
 """
 
 # ruff: noqa: E501
@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks._grids import WHERE, block
+from benchmarks._grids import block, setting_of
 from benchmarks._report import ROOT, markdown, publish
 from benchmarks.forecast_inputs import SCORES, TARGETS
-from taskscout import Pool
+from taskscout import Encoder, Pool
 from taskscout.methods import DEFAULT
+from taskscout.methods.two_stage import KEEP, chained
+from taskscout.pools.builtin import builtin_folder
+from taskscout.pools.calibrations import FOLDER
 from taskscout.studies import calibration as c
 from taskscout.studies.metrics import measure
 from taskscout.studies.predictions import Predicted
@@ -30,8 +33,15 @@ from taskscout.studies.published import read_taskweb, taskweb_table
 
 #: The block of our grid that is read unless another is named.
 BLOCK = "lora-200-full"
+#: Maps over the pool, then real models on the ten best: ``rank --refine 10``.
+REFINED = f"{DEFAULT}>logme"
 #: What a forecast reads: cards and sources' own gains alone; maps; real source models.
-READS = {"prior and cards": (), "maps": (DEFAULT,), "real models": ("logme",)}
+READS = {
+    "prior and cards": (),
+    "maps": (DEFAULT,),
+    "maps, then ten models": (REFINED,),
+    "real models": ("logme",),
+}
 SINGLE = (DEFAULT, "esm-logme", "logme", "format", "vocabulary", "sentence-embedding")
 BOOTSTRAPS = 4000
 
@@ -42,11 +52,23 @@ def evidence(name: str, methods: tuple[str, ...]) -> c.Evidence:
     scores, facts = pd.read_parquet(SCORES), pd.read_parquet(TARGETS)
     scores, facts = scores[scores["block"] == name], facts[facts["block"] == name]
     pool = Pool.builtin()
+
+    def table(method: str) -> np.ndarray:
+        if method == REFINED:
+            first, second = table(DEFAULT), table("logme")
+            kept = np.argsort(np.argsort(np.where(np.isnan(first), np.inf, -first), 1), 1) < KEEP
+            return np.stack([chained(a, np.where(k, b, np.nan))
+                             for a, b, k in zip(first, second, kept, strict=True)])  # fmt: skip
+        return (
+            scores[scores["method"] == method]
+            .pivot(index="target", columns="source", values="score")
+            .reindex(index=list(gains.targets), columns=list(gains.sources))
+            .to_numpy()
+        )
+
     return c.Evidence(
         gains,
-        {m: scores[scores["method"] == m].pivot(index="target", columns="source", values="score")
-             .reindex(index=list(gains.targets), columns=list(gains.sources)).to_numpy()
-         for m in methods},
+        {m: table(m) for m in methods},
         {s: pool.source(s).card for s in gains.sources if s in pool},
         facts.drop(columns=["block", "family"]).set_index("target").to_dict("index"),
     )  # fmt: skip
@@ -181,6 +203,7 @@ def main() -> None:
     parser.add_argument("--block", default=BLOCK)
     parser.add_argument("--published", type=Path, default=ROOT.parent / "shared" / "published")
     parser.add_argument("--out", type=Path, help="folder for the calibrations")
+    parser.add_argument("--ship", action="store_true", help="put them beside the built-in pool")
     options = parser.parse_args()
     text, stored = ours(options.block)
     beside, taskweb = public(options.published)
@@ -189,15 +212,32 @@ def main() -> None:
         "forecast", "Forecasts held against transfers they have not seen",
         f"{text}\n\n### TaskWeb\n\n{beside}", {**stored, "taskweb": taskweb}, command=command,
     )  # fmt: skip
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
+    folder = builtin_folder() / FOLDER if options.ship else options.out
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
         for reads, methods in READS.items():
-            setting = {**WHERE, "size": int(WHERE["size"]), "block": options.block,
-                       "kinds": ["classification", "regression"]}  # fmt: skip
             report = stored[f"{reads}, target left out"]
-            made = c.calibrate(evidence(options.block, methods), setting=setting,
-                               report={k: v for k, v in report.items() if k != "table"})  # fmt: skip
-            made.save(options.out / f"{reads.replace(' ', '-')}.safetensors")
+            fitted(options.block, methods, report).save(folder / f"{file_name(reads)}.safetensors")
+
+
+def file_name(reads: str) -> str:
+    """Name of a calibration's file."""
+    return reads.replace(",", "").replace(" ", "-")
+
+
+def fitted(name: str, methods: tuple[str, ...], report: dict[str, Any]) -> c.Calibration:
+    """The calibration of a block, with what was measured of it out of sample."""
+    data = evidence(name, methods)
+    where = setting_of(name)
+    setting = {
+        "encoder": Encoder().fingerprint, "model": Encoder().model_id, "tuning": where["tuning"],
+        "recipe": where["recipe"], "size": int(where["size"]), "block": name,
+        "kinds": ["classification", "regression"],
+        "targets": sum(bool(data.candidates(t)) for t in data.gains.targets),
+    }  # fmt: skip
+    return c.calibrate(
+        data, setting=setting, report={k: v for k, v in report.items() if k != "table"}
+    )
 
 
 if __name__ == "__main__":

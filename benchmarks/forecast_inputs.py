@@ -3,6 +3,7 @@
     python -m benchmarks.forecast_inputs                    # block lora-200-full
     python -m benchmarks.forecast_inputs --block wide       # a study file in benchmarks/grids
     python -m benchmarks.forecast_inputs --cheap            # leaves out the real source models
+    python -m benchmarks.forecast_inputs --facts            # facts anew, scores as they are
 
 Writes two small tables beside the other results: ``forecast_scores.parquet`` (block, method,
 target, source, score; source ``none`` is "use no source") and ``forecast_targets.parquet`` (block
@@ -26,8 +27,9 @@ from benchmarks._grids import block
 from benchmarks._report import RESULTS
 from taskscout import Pool, Workbench
 from taskscout.methods import DEFAULT
+from taskscout.methods.expression import parse_method
 from taskscout.methods.gains import Gains
-from taskscout.methods.target_facts import target_facts
+from taskscout.methods.target_facts import evidence_of, target_facts
 from taskscout.studies.predictions import Materials, Predicted, predict
 from taskscout.tasks.names import NONE
 
@@ -63,27 +65,35 @@ def replace_block(path: Path, block_name: str, rows: Rows) -> None:
     pq.write_table(pa.Table.from_pylist([*kept, *rows]), path, compression="zstd")
 
 
+def fact_rows(block_name: str, gains: Gains, materials: Materials, bench: Workbench) -> Rows:
+    """One row per target: its facts, and the evidence that its stored scores hold."""
+    scores = pq.read_table(SCORES).to_pylist()
+    method, rows = parse_method(DEFAULT), []
+    for name in gains.targets:
+        target = materials.target(name)
+        if target is None:
+            continue
+        asked = (block_name, DEFAULT, name)
+        known = [r["score"] for r in scores if (r["block"], r["method"], r["target"]) == asked]
+        rows.append({"block": block_name, "target": name,
+                     "family": materials.catalogue.family(name),
+                     **target_facts(target, bench),
+                     "evidence": evidence_of(target, method, np.array(known))})  # fmt: skip
+        bench.forget(target)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--block", default="lora-200-full")
     parser.add_argument("--cheap", action="store_true", help="without the real source models")
+    parser.add_argument("--facts", action="store_true", help="facts alone, scores as they are")
     options = parser.parse_args()
     gains = block(options.block)
     bench = Workbench()
     materials = Materials(catalogue(), Pool.builtin(), default_size=EXAMPLES)
-
-    facts = []
-    for name in gains.targets:
-        target = materials.target(name)
-        if target is not None:
-            facts.append({"block": options.block, "target": name,
-                          "family": materials.catalogue.family(name),
-                          **target_facts(target, bench)})  # fmt: skip
-            bench.forget(target)
-    replace_block(TARGETS, options.block, facts)
-
     predicted: list[Predicted] = []
-    for methods in (CHEAP, () if options.cheap else REAL):
+    for methods in () if options.facts else (CHEAP, () if options.cheap else REAL):
         if methods:
             start = time.process_time()
             asked = predict(
@@ -97,6 +107,7 @@ def main() -> None:
             print("\n".join(asked.notes))
             predicted += asked.predicted
             replace_block(SCORES, options.block, score_rows(options.block, gains, predicted))
+    replace_block(TARGETS, options.block, fact_rows(options.block, gains, materials, bench))
 
 
 if __name__ == "__main__":

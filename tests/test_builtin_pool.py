@@ -67,7 +67,8 @@ def test_opens_whole(pool: Pool):
 def test_small_and_of_a_few_files():
     files = [p for p in FOLDER.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= LARGEST
-    assert len(files) <= len(KEYS) + 3  # the header, the table of sources, the topics
+    beside = 3 + 4  # the header, the table of sources, the topics; calibrations
+    assert len(files) <= len(KEYS) + beside
     assert {p.suffix for p in files} == {".json", ".parquet", ".safetensors"}
 
 

@@ -174,7 +174,7 @@ def test_to_json(ranking: Ranking):
     data = json.loads(ranking.to_json(), parse_constant=no_constant)
     assert data == ranking.to_dict()
     assert [s["name"] for s in data["sources"]] == [r.name for r in ranking.sources]
-    assert set(FIELDS) | {"scores"} == set(data["sources"][0])
+    assert set(FIELDS) | {"scores", "gain"} == set(data["sources"][0])
     by_name = {s["name"]: s for s in data["sources"]}
     assert by_name["matching"]["where"] == 'datasets.load_dataset("example/matching")'
     assert by_name["topics"]["where"] == "https://example.org/topics"

@@ -7,6 +7,7 @@ import difflib
 import io
 import json
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,10 +18,20 @@ import numpy as np
 
 from taskscout.errors import MethodError, PoolError, TaskscoutError
 from taskscout.files import no_formula
+from taskscout.forecasting import (
+    NO_GAINS,
+    calibration_for,
+    forecast_for,
+    measured,
+    next_command,
+    reference_sources,
+)
 from taskscout.methods import DEFAULT
 from taskscout.methods.asking import Answer, MethodCost, ask, held
+from taskscout.methods.calibration import Calibration
 from taskscout.methods.evidence_rows import NoEvidenceError, evidence_rows
 from taskscout.methods.expression import ALL, parse_method, spelt_out
+from taskscout.methods.forecast import Advice, Forecast, SourceForecast
 from taskscout.methods.joint import announce
 from taskscout.methods.method import CARD, Method, get_method
 from taskscout.methods.source_features import WORDS
@@ -57,9 +68,12 @@ class RankedSource:
     card
         The source's card; None for ``none``.
     overlap
-        Estimated share of the target's texts that the source contains, 0 to 1; NaN if unknown.
+        Estimated share of the target's texts that the source contains, 0 to 1: of those that were
+        ranked or of the test rows, whichever is more; NaN if unknown.
     test_score
         The source's own test score after tuning; NaN if unknown.
+    gain
+        What it is expected to gain, in points; 0 for ``none``, and None without a forecast.
     """
 
     rank: int
@@ -69,6 +83,7 @@ class RankedSource:
     card: TaskCard | None = None
     overlap: float = math.nan
     test_score: float = math.nan
+    gain: SourceForecast | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN becomes null."""
@@ -80,6 +95,7 @@ class RankedSource:
         return {
             "rank": self.rank,
             "name": self.name,
+            "gain": None if self.gain is None else self.gain.to_dict(),
             "score": number(self.score),
             "scores": {k: number(v) for k, v in self.scores.items()},
             "kind": card.kind if self.card else None,
@@ -104,9 +120,10 @@ class Ranking:
     target
         Name of the target.
     methods
-        Methods asked for; the first one orders.
+        Methods asked for; the first one orders where there is no forecast.
     sources
-        Rows, best first, ``none`` among them where the first method has a score for it.
+        Rows, best first: by expected gain, or without a forecast by the first method's score.
+        ``none`` is among them where it has one of the two.
     rows
         Training rows of the target that were used, and ``of`` how many there are.
     notes
@@ -121,6 +138,12 @@ class Ranking:
         What each method cost.
     left_alone
         Rows of the target's other splits, by split: they chose nothing.
+    forecast
+        Gains of the sources in points; None where there is no calibration for this ranking.
+    advice
+        What to do, and the next command; None without a calibration.
+    about_gains
+        What the gains rest on, or why there are none.
     """
 
     target: str
@@ -135,6 +158,9 @@ class Ranking:
     recalled: int = 0
     costs: Mapping[str, MethodCost] = field(default_factory=dict)
     left_alone: Mapping[str, int] = field(default_factory=dict)
+    forecast: Forecast | None = field(default=None, repr=False)
+    advice: Advice | None = None
+    about_gains: str = ""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -173,6 +199,15 @@ class Ranking:
             "rows": self.rows,
             "of": self.of,
             "left_alone": dict(self.left_alone),
+            "advice": None if self.advice is None else self.advice.to_dict(),
+            "about_gains": self.about_gains,
+            "calibration": None
+            if self.forecast is None
+            else {
+                **self.forecast.calibration.setting,
+                "methods": list(self.forecast.calibration.methods),
+                "level": self.forecast.calibration.level,
+            },
             "sources": [r.to_dict() for r in self.sources],
             "left_out": dict(self.left_out),
             "notes": list(self.notes),
@@ -206,12 +241,19 @@ class Ranking:
         return pd.DataFrame([_flat(r.to_dict()) for r in self.sources])
 
     def __repr__(self) -> str:
-        best = ", ".join(f"{r.name} {r.score:.4f}" for r in self.sources[:3])
+        def short(row: RankedSource) -> str:
+            number = f"{row.score:.4f}" if row.gain is None else f"{row.gain.expected:+.1f}"
+            return f"{row.name} {number}"
+
+        best = ", ".join(map(short, self.sources[:3]))
         return f"Ranking({self.target!r}, {self.methods[0]}, {len(self)} rows: {best}, …)"
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    scores = row.pop("scores")
+    scores, gain = row.pop("scores"), row.pop("gain")
+    if gain is not None:
+        first = {"rank": row.pop("rank"), "name": row.pop("name"), "gain": gain.pop("expected")}
+        row = {**first, **{f"gain:{k}": v for k, v in gain.items()}, **row}
     return {**row, **{f"score:{k}": v for k, v in scores.items()}} if len(scores) > 1 else row
 
 
@@ -231,6 +273,8 @@ def rank(
     exclude: Sequence[str] = (),
     exclude_overlap: float | None = None,
     seed: int = 0,
+    calibration: Calibration | str | Path | None = None,
+    typed: str = "",
 ) -> Ranking:
     """Rank the sources of a pool for a target.
 
@@ -268,10 +312,18 @@ def rank(
         Leave out sources that contain more than this share of the target's texts.
     seed
         Of the sample of rows.
+    calibration
+        What turns scores into points (``taskscout study calibrate``), or its file; the methods
+        that it reads are asked too. None for the best-fitting one of the pool's and of those that
+        come with taskscout, ``none`` to order by score.
+    typed
+        Target and options as typed after ``taskscout train``, for the next command of the advice;
+        by default the file, where the target is one.
 
     Returns
     -------
     Ranking
+        By expected gain where there is a calibration for the encoder and the target's kind.
 
     Raises
     ------
@@ -280,26 +332,37 @@ def rank(
     PoolError
         If nothing is left to rank.
     """
+    if (
+        calibration is not None
+        and calibration != NO_GAINS
+        and not isinstance(calibration, Calibration)
+    ):
+        calibration = Calibration.load(calibration)
     if not isinstance(target, Task):
+        typed = typed or shlex.quote(str(target))
         target = Task.from_file(target)
     bench = bench or Workbench()
     pool, bench, hints = pool_or_hint(pool, bench)
     written = [method] if isinstance(method, str | Method) else list(method)
+    if isinstance(calibration, Calibration):
+        written += [m for m in calibration.methods if m not in written]
     methods, method_notes = _methods(written, pool, grid, refine, costly)
     readable = target.for_choosing()
     chosen = readable.sample(examples, seed=seed)
     others = {s: t.num_rows for s, t in target.rows() if s != "train"}
+    fitted, about_gains = calibration_for(calibration, chosen, pool, bench, methods)
 
     start = time.perf_counter()
     # A workbench may have served other rankings before: what it has spent and made is theirs.
     before = dict(bench.seconds), bench.embedded, bench.recalled
-    overlap = _overlaps(chosen, pool)
+    overlap = _overlaps(target, chosen, pool)
     names, left_out = _choose_sources(
         pool, overlap, exclude_overlap, commercial, kinds, domains, exclude
     )
     may_fail = written[0] == ALL  # a method that is named first has to apply
+    asked = [n for n in pool.names if n in {*names, *reference_sources(fitted, methods)}]
     try:
-        answers, refusals = _ask(methods, chosen, pool, names, bench, may_fail=may_fail)
+        answers, refusals = _ask(methods, chosen, pool, asked, bench, may_fail=may_fail)
     except NoEvidenceError as error:
         if written != [DEFAULT]:
             raise
@@ -311,10 +374,24 @@ def rank(
     ordering = next(m for m in methods if m.name in answers)
     for name in set(names) - set(answers[ordering.name].sources):
         left_out[name] = f"has no description {_keys(ordering)}"
-    rows = _ordered(answers, pool, overlap)
+    cards = {n: pool.source(n).card for n in answers[ordering.name].sources if n in set(names)}
+    forecast: Forecast | None = None
+    if fitted is not None:
+        never = {n for n in cards if overlap.get(n, math.nan) >= MOST_OVERLAP}
+        forecast, why_not = forecast_for(fitted, chosen, answers, methods, cards, bench, never)
+        about_gains = why_not or measured(fitted, len(chosen))
+    advice = None
+    if forecast is not None:
+        source = forecast.advice.source
+        advice = replace(forecast.advice, command=next_command(source, typed, target.name))
+    if forecast is not None and forecast.doubt:  # scores that say nothing make no forecast
+        about_gains = f"No gains are shown: {forecast.doubt}."
+        forecast = None
+    rows = _ordered(answers, pool, cards, overlap, forecast)
 
     notes = [*hints, *target.notes, *_unknown(exclude, pool), *refusals, *method_notes]
     notes += _rows_notes(chosen, ordering, answers[ordering.name].sources, pool, bench)
+    notes += _own_test_rows(target)
     flagged = [f"{r.name} ({r.overlap:.0%})" for r in rows if r.overlap >= MOST_OVERLAP]
     if flagged:
         notes.append(f"sources that contain texts of the target: {', '.join(flagged)}")
@@ -333,6 +410,9 @@ def rank(
         embedded=bench.embedded - before[1],
         recalled=bench.recalled - before[2],
         costs={name: a.cost for name, a in answers.items()},
+        forecast=forecast,
+        advice=advice,
+        about_gains=about_gains,
     )
 
 
@@ -367,13 +447,34 @@ def _choose_sources(
     return names, left_out
 
 
-def _overlaps(target: Task, pool: Pool) -> dict[str, float]:
-    """Estimated share of the target's texts that each source contains."""
-    hashes = text_hashes(target)
-    return {
-        d.source: share_contained(hashes, d.arrays["sketch"], d.header["size"])
-        for d in pool.descriptions(OVERLAP)
-    }
+def _overlaps(target: Task, chosen: Task, pool: Pool) -> dict[str, float]:
+    """Estimated share of the target's texts that each source contains, those of test rows too.
+
+    Test rows choose nothing by this: a source that holds them is only kept from being advised.
+    """
+    hashes = [text_hashes(chosen)]
+    if "test" in target.tables and "train" in target.tables:
+        hashes.append(text_hashes(target, ["test"]))
+    out = {}
+    for d in pool.descriptions(OVERLAP):
+        shares = [share_contained(h, d.arrays["sketch"], d.header["size"]) for h in hashes]
+        known = [s for s in shares if not math.isnan(s)]
+        out[d.source] = max(known, default=math.nan)
+    return out
+
+
+def _own_test_rows(target: Task) -> list[str]:
+    """Say how many of a target's test texts stand in its training rows, if any do."""
+    if not {"train", "test"} <= set(target.tables):
+        return []
+    of_test = text_hashes(target, ["test"])
+    shared = int(np.isin(of_test, text_hashes(target, ["train"])).sum())
+    if not shared:
+        return []
+    return [
+        f"{shared:,} of {len(of_test):,} texts of the test rows are training texts too: scores on "
+        "them say little about new texts"
+    ]
 
 
 def _unknown(exclude: Sequence[str], pool: Pool) -> list[str]:
@@ -564,27 +665,47 @@ def _keys(method: Method) -> str:
 
 
 def _ordered(
-    answers: Mapping[str, Answer], pool: Pool, overlap: Mapping[str, float]
+    answers: Mapping[str, Answer],
+    pool: Pool,
+    cards: Mapping[str, TaskCard],
+    overlap: Mapping[str, float],
+    forecast: Forecast | None,
 ) -> tuple[RankedSource, ...]:
-    """Order the sources, and ``none`` where it has a score, by the first method's answer."""
+    """Order the sources and ``none`` by expected gain, or else by the first method's score.
+
+    The forecast's order is better than that of any score it reads, out of sample
+    (docs/benchmarks/forecasts.md). ``none`` gains nothing, by definition.
+    """
     scores = {
         method: dict(zip(answer.sources, map(float, answer.scores), strict=True))
         | ({} if answer.none is None else {NONE: answer.none})
         for method, answer in answers.items()
     }
     first = next(iter(scores.values()))
-    names = sorted(first, key=lambda n: (math.isnan(first[n]), -first[n], n))
+    gains = {}
+    if forecast is not None:
+        gains = {row.source: row for row in forecast.rows}
+        if forecast.first is not None:
+            gains[forecast.first.source] = forecast.first
+        gains[NONE] = SourceForecast(NONE, 0.0, 0.0, 0.0, math.nan)
+    names = [n for n in {*first, *gains} if n in cards or n == NONE]
+
+    def place(name: str) -> tuple[bool, float, str]:
+        value = gains[name].expected if gains else first[name]
+        return math.isnan(value), -value, name
+
     return tuple(
         RankedSource(
             rank=i,
             name=name,
-            score=first[name],
+            score=first.get(name, math.nan),
             scores={m: s.get(name, math.nan) for m, s in scores.items()},
-            card=pool.source(name).card if name != NONE else None,
+            card=cards.get(name),
             overlap=overlap.get(name, math.nan),
             test_score=_test_score(pool, name),
+            gain=gains.get(name),
         )
-        for i, name in enumerate(names, 1)
+        for i, name in enumerate(sorted(names, key=place), 1)
     )
 
 

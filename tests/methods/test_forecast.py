@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import binom, multivariate_normal
 
 from taskscout.errors import DataError, MethodError
+from taskscout.methods.calibration import Calibration, standardised
 from taskscout.methods.conformal import chance_above, half_width, target_weights
-from taskscout.methods.forecast import Calibration, Trial, standardised
+from taskscout.methods.forecast import Forecast, Trial
 from taskscout.methods.gains import Gains
 from taskscout.methods.mixed_model import FREE, condition, fit_mixed, refit
 from taskscout.studies.calibration import (
@@ -205,7 +206,7 @@ def one_forecast(data=None, **options):
     data = data or simulated()
     calibration = calibrate(data, setting={"encoder": "e", "size": 200, "kinds": ["regression"]})
     scores = {"m": {n: float(s) for n, s in zip(SOURCES, data.scores["m"][0], strict=True)}}
-    return calibration.forecast(scores, data.cards, data.facts["t00"], **options)
+    return Forecast.of(calibration, scores, data.cards, data.facts["t00"], **options)
 
 
 def test_advice_names_the_best_that_may_be_named_with_its_reason():
@@ -237,7 +238,7 @@ def test_an_unknown_source_is_forecast_with_less_certainty():
     calibration = calibrate(data)
     scores = {"m": dict.fromkeys((*SOURCES, "stranger"), 0.5) | {"s1": -0.5}}
     cards = {**data.cards, "stranger": None}
-    rows = {r.source: r for r in calibration.forecast(scores, cards, data.facts["t00"]).rows}
+    rows = {r.source: r for r in Forecast.of(calibration, scores, cards, data.facts["t00"]).rows}
     width = {n: r.high - r.low for n, r in rows.items()}
     assert width["stranger"] > max(w for n, w in width.items() if n != "stranger")
 
@@ -270,7 +271,7 @@ def test_a_calibration_at_rest_says_the_same(tmp_path):
     calibration.save(tmp_path / "c.safetensors")
     read = Calibration.load(tmp_path / "c.safetensors")
     scores = {"m": dict.fromkeys(SOURCES, 0.0) | {"s2": 1.0}}
-    one, other = (c.forecast(scores, data.cards, {"pair": 1.0}) for c in (calibration, read))
+    one, other = (Forecast.of(c, scores, data.cards, {"pair": 1.0}) for c in (calibration, read))
     assert one.rows == other.rows
     assert one.advice == other.advice
     assert read.report == {"a": [1.5]}
@@ -287,7 +288,7 @@ def test_what_a_calibration_does_not_fit_is_said():
     notes = calibration.differs(encoder="other", rows=1000, kind="tagging")
     assert len(notes) == 3
     with pytest.raises(MethodError, match="reads scores of m"):
-        calibration.forecast({}, {"s1": None}, {})
+        Forecast.of(calibration, {}, {"s1": None}, {})
 
 
 def test_scores_are_standardised_over_sources_the_grid_knows():

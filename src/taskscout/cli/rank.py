@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -94,6 +96,14 @@ def rank(
             rich_help_panel=_CHOICE,
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="What turns scores into points, made by: taskscout study calibrate. 'none': order "
+            "by score.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
     licence: Annotated[
         str,
         typer.Option(
@@ -147,6 +157,7 @@ def rank(
 ) -> None:
     """Rank real source datasets for your dataset: which one to fine-tune on first."""
     from taskscout.errors import TaskscoutError
+    from taskscout.forecasting import NO_GAINS
     from taskscout.ranking import rank as rank_sources
     from taskscout.tasks import Task
 
@@ -195,7 +206,18 @@ def rank(
             domains=words(domain),
             exclude=words(exclude),
             exclude_overlap=exclude_overlap,
-        )
+            calibration=NO_GAINS if str(calibration) == NO_GAINS else calibration,
+            typed=_typed(file, {
+                "text": text, "pair": pair, "label": label, "task-kind": task_kind,
+                "split-column": split_column, "encoding": encoding if encoding != "utf-8" else None,
+                "drop-unlabelled": drop_unlabelled, "drop-empty": drop_empty,
+                "drop-rare": drop_rare, "pool": pool if pool != "builtin" else None,
+                "encoder": encoder, "pooling": pooling if pooling != "mean" else None,
+                "layers": layers if layers != "last" else None,
+                "max-length": str(max_length) if max_length != 128 else None,
+                "precision": precision if precision != "auto" else None,
+            }),
+        )  # fmt: skip
         if report is not None:
             from taskscout.pools.own import pool_or_hint
             from taskscout.reports.ranking_page import ranking_page
@@ -220,6 +242,17 @@ def rank(
     if costs:
         console.print()
         console.print(cost_table(ranking))
+
+
+def _typed(file: Path, options: Mapping[str, str | bool | None]) -> str:
+    """A file and the options that read it, as they are typed after ``taskscout train`` too."""
+    words = [str(file)]
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def split_methods(text: str) -> list[str]:

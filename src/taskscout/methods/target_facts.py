@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from taskscout.methods.method import Method
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
 
@@ -79,6 +80,39 @@ def target_facts(target: Task, bench: Workbench, *, folds: int = 5) -> dict[str,
             accuracy = balanced_accuracy_score(labels, guesses)
             facts["probe"] = float((accuracy - chance) / (1 - chance))
     return facts
+
+
+def evidence_of(target: Task, method: Method, scores: Array) -> float:
+    """Nats by which the best source explains a target's labels better than nothing does.
+
+    LogME is the log evidence per example, so n times the difference to that of features which are
+    all zero is the logarithm of a Bayes factor. Labels without any tie to the texts have some 1,
+    whatever the order of the sources then says.
+
+    Parameters
+    ----------
+    target
+        With the rows that were scored.
+    method
+        What scored them.
+    scores
+        Of all sources, and of "use no source".
+
+    Returns
+    -------
+    The difference; NaN for scores that are no such evidence.
+    """
+    from taskscout.methods.evidence import logme
+    from taskscout.methods.feature_score import label_columns_of
+    from taskscout.methods.transferability import LogME
+
+    if not isinstance(method, LogME) or method.compat or np.isnan(scores).all():
+        return math.nan
+    labels = label_columns_of(target.labels("train"), compat=False)
+    nothing = logme(
+        np.zeros((len(labels), 1)), labels, centring=method.centring, unit_norm=method.unit_norm
+    )
+    return float(len(labels) * (np.nanmax(scores) - nothing))
 
 
 def fact_values(facts: Mapping[str, float]) -> Array:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from taskscout.ranking import Ranking
+from taskscout.ranking import RankedSource, Ranking
 from taskscout.tasks.names import NONE
 from taskscout.tasks.overlap import MOST_OVERLAP
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: How a card's answer on commercial use is shown after its licence.
 _COMMERCIAL = {"yes": "", "no": " [nc]", "unstated": " [?]"}
+#: Columns of a terminal from which on all of a ranking's are shown beside gains.
+WIDE = 110
 LICENCE_LEGEND = "[nc] non-commercial · [?] the licence does not say"
 
 
@@ -47,36 +49,61 @@ def short_licence(licence: str, commercial: str, *, longest: int = 28) -> str:
     return first + _COMMERCIAL[commercial]
 
 
-def ranking_table(ranking: Ranking) -> Table:
-    """Rank, source, scores, domain, size, licence and where to get it."""
+def points(value: float) -> str:
+    """A gain in points with its sign, or a dash where there is none."""
+    return f"{value:+.1f}" if math.isfinite(value) else "–"
+
+
+def gain_cells(row: RankedSource) -> list[str]:
+    """Expected gain, its interval and the chance of any."""
+    gain = row.gain
+    if gain is None or row.name == NONE:
+        return ["0.0", "", ""]
+    chance = f"{gain.chance:.0%}"
+    return [points(gain.expected), f"{points(gain.low)} to {points(gain.high)}", chance]
+
+
+def ranking_table(ranking: Ranking, *, width: int = WIDE) -> Table:
+    """Rank, source, gains, scores, domain, size, licence and where to get it.
+
+    What ``taskscout pool show`` has too makes room: the rows for gains, licence and place in a
+    narrow terminal.
+    """
+    forecast = ranking.forecast
+    narrow = width < WIDE
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("#", justify="right")
-    table.add_column("source", no_wrap=True, min_width=12)
+    table.add_column("source", no_wrap=True, min_width=12, overflow="ellipsis")
+    if forecast is not None:
+        for column in ("gain", f"{forecast.calibration.level:.0%}", "chance"):
+            table.add_column(column, justify="right", no_wrap=True)
     for method in ranking.methods:
         table.add_column(method if len(ranking.methods) > 1 else "score", justify="right")
     table.add_column("domain", overflow="ellipsis", no_wrap=True)
-    table.add_column("rows", justify="right")
-    table.add_column("licence", overflow="ellipsis", no_wrap=True)
-    table.add_column("where to get it", overflow="fold")
+    if forecast is None:
+        table.add_column("rows", justify="right")
+    if not narrow:
+        table.add_column("licence", overflow="ellipsis", no_wrap=True)
+        table.add_column("where to get it", overflow="fold")
     for row in ranking.sources:
         scores = [number(row.scores[m]) for m in ranking.methods]
+        if forecast is not None:
+            scores = [*gain_cells(row), *scores]
         if row.name == NONE or row.card is None:
-            cells = ["none", *scores, "fine-tune directly", "", "", ""]
+            cells = ["none", *scores, "fine-tune directly"]
             table.add_row(str(row.rank), *cells, style="italic")
             continue
         name = Text(row.name)
         if row.overlap >= MOST_OVERLAP:
             name.append(f" !{row.overlap:.0%}", style="yellow")
         card = row.card
-        table.add_row(
-            str(row.rank),
-            name,
-            *scores,
-            Text(card.domain or card.category),
-            f"{sum(card.rows.values()):,}",
-            Text(short_licence(card.licence, card.commercial)),
-            Text(card.hub_id or card.homepage or card.load),
-        )
+        about = [card.domain or card.category]
+        if forecast is None:
+            about.append(f"{sum(card.rows.values()):,}")
+        if not narrow:
+            about.append(short_licence(card.licence, card.commercial))
+            about.append(card.hub_id or card.homepage or card.load)
+        table.add_row(str(row.rank), name, *scores, *map(Text, about))
     return table
 
 
@@ -87,16 +114,25 @@ def show_ranking(ranking: Ranking, console: Console, *, top: int) -> None:
     console.print(Text(what_was_read(ranking)))
     console.print()
     shown = ranking.top(top)
-    console.print(ranking_table(shown))
+    console.print(ranking_table(shown, width=console.width))
     console.print()
     if any(r.overlap >= MOST_OVERLAP for r in shown.sources):
         console.print("!n%: share of your texts that the source contains", style="dim")
-    if any(r.card is not None and r.card.commercial != "yes" for r in shown.sources):
+    if console.width >= WIDE and any(
+        r.card is not None and r.card.commercial != "yes" for r in shown.sources
+    ):
         console.print(Text(LICENCE_LEGEND), style="dim")
-    console.print(Text(verdict(ranking)))
     if ranking.left_out:
         console.print(Text(f"not ranked: {_grouped(ranking.left_out)}"), style="dim")
     console.print(Text(spent(ranking)), style="dim")
+    if ranking.about_gains:
+        console.print(Text(ranking.about_gains), style="dim")
+    if ranking.advice is None:
+        console.print(Text(verdict(ranking)))
+        return
+    console.print(Text(ranking.advice.sentence), style="bold")
+    if ranking.advice.command:
+        console.print(Text(ranking.advice.command), soft_wrap=True)
 
 
 def what_was_read(ranking: Ranking) -> str:

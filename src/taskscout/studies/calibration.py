@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.errors import StudyError
-from taskscout.methods.forecast import Calibration, Forecast, Trial, features
+from taskscout.methods.calibration import Calibration, features
+from taskscout.methods.forecast import Forecast, Trial
 from taskscout.methods.gains import Gains, mean_of_known
 from taskscout.methods.mixed_model import FREE, MixedModel, fit_mixed, refit
 from taskscout.methods.target_facts import fact_values
@@ -38,7 +39,7 @@ class Evidence:
     cards
         Of sources; those without one match nothing.
     facts
-        By target (:func:`taskscout.methods.forecast.target_facts`); may be missing.
+        By target (:func:`taskscout.methods.target_facts.target_facts`); may be missing.
     """
 
     gains: Gains
@@ -73,7 +74,7 @@ class Evidence:
             for m in calibration.methods
         }
         cards = {n: self.cards.get(n) for n in names}
-        return calibration.forecast(scores, cards, self.facts.get(target, {}))
+        return Forecast.of(calibration, scores, cards, self.facts.get(target, {}))
 
 
 def run_variance(gains: Gains) -> float:
