@@ -85,6 +85,13 @@ def oracle() -> str:
     return with_ends(values.mean(), *interval(values, values.mean()))
 
 
+def advice() -> str:
+    """What following the advice gains, a source or none, on targets left out of the forecast."""
+    gains = np.array([t["gain"] for t in result("forecast")["maps, target left out"]["table"]])
+    drawn = np.random.default_rng(0).integers(0, len(gains), (4000, len(gains)))
+    return with_ends(gains.mean(), *np.quantile(gains[drawn].mean(1), [0.025, 0.975]))
+
+
 def hurt() -> str:
     """Share of transfers that lose against training directly."""
     points = grid().points
@@ -135,6 +142,7 @@ CLAIMS: dict[str, Callable[[], str]] = {
     "grid/targets": lambda: str(len(grid().targets)),
     "grid/hurt": hurt,
     "oracle": oracle,
+    "advice": advice,
     **{f"pick-gain/{m}": partial(of_study, m, "pick-gain") for m in METHODS},
     **{f"pick-gain-alone/{m}": partial(of_study, m, "pick-gain", ends=False) for m in METHODS},
     **{f"loss/{m}": partial(of_study, m, "pick-gain", ends=False, sign=-1) for m in METHODS},

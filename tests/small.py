@@ -6,12 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from taskscout.methods import DEFAULT
+from taskscout.methods.calibration import Calibration
+from taskscout.methods.gains import Gains
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
 from taskscout.models.recipe import Recipe
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
 from taskscout.pools.build import add_source, encoder_header
+from taskscout.studies.calibration import Evidence, calibrate
 from taskscout.tasks import Task, TaskCard
 from tests.tiny import TOPICS, tiny_encoder, toy_task
 
@@ -83,3 +89,29 @@ def small_pool(folder: Path, bench: Workbench) -> Pool:
     for name in SOURCES:
         add_source(pool, source_task(name), bench)
     return pool
+
+
+#: Points that each source brings in the grid behind :func:`small_calibration`.
+STRENGTH = {"reviews": 4.0, "topics": -3.0, "stars": 1.0, "matching": 0.0}
+
+
+def small_calibration(
+    bench: Workbench, *, shift: float = 0.0, methods: tuple[str, ...] = (DEFAULT,), **setting: Any
+) -> Calibration:
+    """Fit one on gains in which every source has a strength, and a score tells a little."""
+    rng = np.random.default_rng(0)
+    names, targets = tuple(SOURCES), tuple(f"t{j:02d}" for j in range(12))
+    score = rng.normal(size=(len(targets), len(names)))
+    strength = np.array([STRENGTH[n] for n in names])
+    gain = shift + strength[:, None] + score.T + rng.normal(0, 0.5, (len(names), len(targets)))
+    runs = 60 + gain[:, :, None] + rng.normal(0, 0.5, (len(names), len(targets), 2))
+    gains = Gains(names, targets, runs, np.full((len(targets), 2), 60.0), (0, 1))
+    facts = {t: {"pair": float(j % 2), "regression": 0.0, "words": 5.0 + j, "classes": 2.0,
+                 "balance": 1.0, "probe": 0.5} for j, t in enumerate(targets)}  # fmt: skip
+    data = Evidence(
+        gains, dict.fromkeys(methods, score), {n: TaskCard(n, pair=False) for n in names}, facts
+    )
+    return calibrate(data, setting={
+        "encoder": bench.encoder.fingerprint, "tuning": "lora", "size": 60, "targets": 12,
+        "kinds": ["classification", "regression"], **setting,
+    })  # fmt: skip

@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from taskscout.errors import TaskscoutError
+    from taskscout.methods.forecast import Advice
     from taskscout.models.encoder import Encoder
     from taskscout.models.workbench import Workbench
     from taskscout.pools import Pool
     from taskscout.ranking import Ranking, rank
     from taskscout.tasks import Task
+    from taskscout.transfer.choosing import advise
     from taskscout.transfer.loaded import load
     from taskscout.transfer.train import TrainResult, train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Encoder", "Pool", "Ranking", "Task", "TaskscoutError", "TrainResult", "Workbench", "load",
-    "rank", "train",
+    "Advice", "Encoder", "Pool", "Ranking", "Task", "TaskscoutError", "TrainResult", "Workbench",
+    "advise", "load", "rank", "train",
 ]  # fmt: skip
 
 _HOME = {
+    "Advice": "taskscout.methods.forecast",
     "Encoder": "taskscout.models.encoder",
     "Pool": "taskscout.pools",
     "Ranking": "taskscout.ranking",
@@ -33,6 +36,7 @@ _HOME = {
     "TaskscoutError": "taskscout.errors",
     "TrainResult": "taskscout.transfer.train",
     "Workbench": "taskscout.models.workbench",
+    "advise": "taskscout.transfer.choosing",
     "load": "taskscout.transfer.loaded",
     "rank": "taskscout.ranking",
     "train": "taskscout.transfer.train",

@@ -14,7 +14,7 @@ from taskscout.methods.asking import Answer
 from taskscout.methods.calibration import Calibration
 from taskscout.methods.forecast import Forecast
 from taskscout.methods.method import Method
-from taskscout.methods.target_facts import evidence_of, target_facts
+from taskscout.methods.target_facts import evidence_of, target_facts, unlabelled
 from taskscout.models.workbench import Workbench
 from taskscout.pools.calibrations import best_fitting, calibrations_of
 from taskscout.pools.pool import Pool
@@ -81,6 +81,8 @@ def calibration_for(
             f"No gains are shown: transfers into {' and '.join(kinds)} were measured, none into "
             f"{target.kind}. {_MAKE}"
         )
+    if unlabelled(target):
+        names = set()  # scores without labels are in no calibration; cards and other targets are
     found = best_fitting(
         at_hand, encoder=encoder, kind=target.kind, rows=len(target), methods=names
     )
@@ -154,8 +156,9 @@ def forecast_for(
     return Forecast.of(calibration, scores, cards, facts, never=never), ""
 
 
-def measured(calibration: Calibration, rows: int) -> str:
+def measured(calibration: Calibration, target: Task) -> str:
     """Say what the gains of a forecast stand for, and how far this target is from that."""
+    rows = len(target)
     setting = calibration.setting
     n = setting.get("targets")
     on = f"{n} targets" if n else "targets"
@@ -163,9 +166,16 @@ def measured(calibration: Calibration, rows: int) -> str:
     size = f"{setting.get('size')} examples" + (
         f", and this one has {rows:,}: take them for a rough guide" if far else ""
     )
-    return (
+    said = (
         f"Gains are points above training on the target alone, as measured by "
         f"{setting.get('tuning')} on {on} of {size}. With full fine-tuning most sources lose."
+    )
+    if not unlabelled(target):
+        return said
+    return (
+        "Without labels, gains follow from what sources brought to other targets and from their "
+        f"cards alone. {said} Label fifty rows or more: what they say of a source is then read "
+        "too, and a trial becomes possible."
     )
 
 

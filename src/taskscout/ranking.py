@@ -35,6 +35,7 @@ from taskscout.methods.forecast import Advice, Forecast, SourceForecast
 from taskscout.methods.joint import announce
 from taskscout.methods.method import CARD, Method, get_method
 from taskscout.methods.source_features import WORDS
+from taskscout.methods.target_facts import unlabelled
 from taskscout.methods.topics import ATTACHED
 from taskscout.methods.two_stage import refined
 from taskscout.models.workbench import Workbench
@@ -286,7 +287,9 @@ def rank(
         None for that of the encoder: the built-in one, or the one that was made for it. Without
         either, the order is that of the default encoder, and the first note says so.
     method
-        One or several methods, by name or made with options; the first one orders. ``all``
+        One or several methods, by name or made with options; the first one orders where there is
+        no forecast. For a target without labels one of :data:`WITHOUT_LABELS` takes the place of
+        the default, which reads them. ``all``
         stands for every method that the target, the pool and the encoder allow, up to those
         that run every source's model; notes say why the others are not shown.
     bench
@@ -344,10 +347,12 @@ def rank(
     bench = bench or Workbench()
     pool, bench, hints = pool_or_hint(pool, bench)
     written = [method] if isinstance(method, str | Method) else list(method)
+    readable = target.for_choosing()
+    if written == [DEFAULT] and unlabelled(readable):
+        written = [_without_labels(pool, pool.names).name]
     if isinstance(calibration, Calibration):
         written += [m for m in calibration.methods if m not in written]
     methods, method_notes = _methods(written, pool, grid, refine, costly)
-    readable = target.for_choosing()
     chosen = readable.sample(examples, seed=seed)
     others = {s: t.num_rows for s, t in target.rows() if s != "train"}
     fitted, about_gains = calibration_for(calibration, chosen, pool, bench, methods)
@@ -379,11 +384,14 @@ def rank(
     if fitted is not None:
         never = {n for n in cards if overlap.get(n, math.nan) >= MOST_OVERLAP}
         forecast, why_not = forecast_for(fitted, chosen, answers, methods, cards, bench, never)
-        about_gains = why_not or measured(fitted, len(chosen))
+        about_gains = why_not or measured(fitted, chosen)
     advice = None
     if forecast is not None:
         source = forecast.advice.source
-        advice = replace(forecast.advice, command=next_command(source, typed, target.name))
+        command = next_command(source, typed, target.name)
+        if unlabelled(chosen):  # there is nothing to train on yet
+            command = f"taskscout rank {typed}" if typed else ""
+        advice = replace(forecast.advice, command=command)
     if forecast is not None and forecast.doubt:  # scores that say nothing make no forecast
         about_gains = f"No gains are shown: {forecast.doubt}."
         forecast = None

@@ -187,6 +187,59 @@ def test_a_missing_grid(run, tmp_path):
     assert "There is no file" in err
 
 
+def test_calibrate_makes_what_rank_reads(run, small_pool, small_bench, tmp_path):
+    folder, targets = tmp_path / "six", [f"t{i}" for i in range(6)]
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    entries, rows = [], []
+    for seed, name in enumerate(targets):
+        task = toy_task(name, seed=70 + seed, n=60)
+        parts = [
+            t.append_column("split", pa.array([s] * t.num_rows)) for s, t in task.tables.items()
+        ]
+        pq.write_table(pa.concat_tables(parts), folder / f"{name}.parquet")
+        entries.append({"task_id": name, "kind": "classification", "category": "sentiment",
+                        "file": f"{name}.parquet", "label_names": list(task.label_names)})  # fmt: skip
+        for seed in (0, 1):
+            alone = rng.uniform(0.6, 0.7)
+            rows.append({"source": "none", "target": name, "seed": seed, "score": alone})
+            for i, source in enumerate(SOURCES):
+                score = alone + 0.03 * (2 - i) + rng.normal(0, 0.005)
+                rows.append({"source": source, "target": name, "seed": seed, "score": score})
+    (folder / "tasks.json").write_text(json.dumps({"tasks": entries}))
+    grid, out = tmp_path / "grid.parquet", tmp_path / "mine.safetensors"
+    table = pa.Table.from_pylist([{**r, "tuning": "lora", "size": 40} for r in rows])
+    pq.write_table(table, grid)
+    pool = ["--pool", small_pool.folder, "--encoder", small_bench.encoder.folder,
+            "--max-length", "32"]  # fmt: skip
+    code, printed, err = run("study", "calibrate", grid, "--out", out, "--catalogue", folder, *pool)
+    assert code == 0, err
+    assert "Fitted on 4 sources, 6 targets of 40 examples (lora)" in printed
+    assert "On targets left out, intervals of 80% held" in printed
+    file = tmp_path / "films.csv"
+    task = toy_task("films", seed=90, n=60)
+    texts, labels = task.inputs("train")[0], task.labels("train")
+    file.write_text("text,label\n" + "\n".join(
+        f"{t},{task.label_names[c]}" for t, c in zip(texts, labels, strict=True)
+    ))  # fmt: skip
+    code, printed, err = run("rank", file, *pool, "--calibration", out, "--text", "text", "--json")
+    assert code == 0, err
+    data = json.loads(printed)
+    assert data["advice"]["source"] == data["sources"][0]["name"] == next(iter(SOURCES))
+    assert 3 < data["advice"]["expected"] < 9  # the grid gave it six points
+    command = data["advice"]["command"].split()
+    assert command[:3] == ["taskscout", "train", str(file)]
+    assert command[3:] == [
+        "--text", "text", "--pool", str(small_pool.folder), "--encoder",
+        str(small_bench.encoder.folder), "--max-length", "32", "--sources", next(iter(SOURCES)),
+        "--out", "films-model",
+    ]  # fmt: skip
+    code, printed, err = run("study", "calibrate", grid, "--out", out, "--catalogue", folder, *pool,
+                             "--method", "cards", "--json")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(printed)["setting"]["kinds"] == ["classification"]
+
+
 def test_variance(run, grid, tmp_path):
     code, said, err = run("study", "variance", grid, *CHOSEN)
     assert code == 0, err

@@ -14,9 +14,10 @@ from taskscout.errors import TaskscoutError, TransferError
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
 from taskscout.transfer import sources as sources_module
+from taskscout.transfer.recipes import recipe_for_sources, target_recipe
 from taskscout.transfer.result import Transfer
 from taskscout.transfer.sources import chosen_by_ranking
-from taskscout.transfer.train import Choice, choose, recipe_for_sources, target_recipe, top_of
+from taskscout.transfer.train import Choice, choose, top_of
 from tests.tiny import toy_task
 from tests.transfer.conftest import SHORT
 

@@ -58,6 +58,15 @@ def rank(
     max_characters: Annotated[
         int, typer.Option(help="Longest text; longer ones are cut.", rich_help_panel=READ)
     ] = 100_000,
+    no_labels: Annotated[
+        bool,
+        typer.Option(
+            "--no-labels",
+            help="Your rows have no labels: sources are judged by their cards and by what they "
+            "brought elsewhere.",
+            rich_help_panel=READ,
+        ),
+    ] = False,
     drop_unlabelled: DropUnlabelled = False,
     drop_empty: DropEmpty = False,
     drop_rare: DropRare = False,
@@ -160,6 +169,7 @@ def rank(
     from taskscout.forecasting import NO_GAINS
     from taskscout.ranking import rank as rank_sources
     from taskscout.tasks import Task
+    from taskscout.transfer.unlabelled import read_unlabelled
 
     if licence not in ("any", "commercial"):
         raise TaskscoutError(
@@ -168,18 +178,24 @@ def rank(
             "Choose one of these.",
         )
     opened = None if pool is None else open_pool(pool)
-    task = Task.from_file(
-        file,
-        text=text,
-        pair=pair,
-        label=label,
-        kind=task_kind,
-        split_column=split_column,
-        encoding=encoding,
-        max_characters=max_characters,
-        drop_unlabelled=drop_unlabelled,
-        drop_empty=drop_empty,
-        drop_rare=drop_rare,
+    task = (
+        read_unlabelled(file, None, text=text, pair=pair, encoding=encoding)
+        if no_labels
+        else (
+            Task.from_file(
+                file,
+                text=text,
+                pair=pair,
+                label=label,
+                kind=task_kind,
+                split_column=split_column,
+                encoding=encoding,
+                max_characters=max_characters,
+                drop_unlabelled=drop_unlabelled,
+                drop_empty=drop_empty,
+                drop_rare=drop_rare,
+            )
+        )
     )
     page = ""
     with progress() as bar:

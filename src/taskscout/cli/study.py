@@ -17,6 +17,7 @@ from taskscout.cli.console import (
     write_text,
 )
 from taskscout.cli.options import Encoder, MaxLength, NoCache, Pooling
+from taskscout.methods import DEFAULT
 
 if TYPE_CHECKING:
     from taskscout.tasks.catalogue import Catalogue
@@ -234,6 +235,100 @@ def run(
     show_comparison(comparison, stdout())
     if out is not None:
         stderr().print(f"written to {out}: report.html, table.md, study.json and tables")
+
+
+@study.command()
+def calibrate(
+    grid: Annotated[
+        Path,
+        typer.Argument(help="Long table of runs (Parquet or CSV), as for: taskscout study run"),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The calibration; in POOL/calibrations/NAME.safetensors rank finds it itself."
+        ),
+    ],
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only runs with this value: strategy=sequential. Repeatable."),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="What this table calls a column: score=accuracy. Repeatable."),
+    ] = None,
+    none: Annotated[
+        str, typer.Option(help="What it calls the source of target-only runs.")
+    ] = "none",
+    unit: Annotated[
+        str, typer.Option(help="Unit of the scores: auto, fraction or percent.")
+    ] = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="Whose scores are read; several, separated by commas; 'cards' for none.",
+            rich_help_panel=_METHODS,
+        ),
+    ] = DEFAULT,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of tasks.json that has the targets' data; TASKSCOUT_DATA by default.",
+            rich_help_panel=_METHODS,
+        ),
+    ] = None,
+    pool: Annotated[
+        str,
+        typer.Option(help="A pool that has descriptions of the sources.", rich_help_panel=_METHODS),
+    ] = "builtin",
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Rows of each target that training saw, 0 for all; by default what the grid's "
+            "column 'size' says, else 1,000.",
+            rich_help_panel=_METHODS,
+        ),
+    ] = None,
+    encoder: Encoder = None,
+    pooling: Pooling = "mean",
+    max_length: MaxLength = 128,
+    no_cache: NoCache = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
+    ] = False,
+) -> None:
+    """Fit what turns scores into points: rank then shows gains, and gives advice."""
+    from taskscout.cli.rank import split_methods
+    from taskscout.methods.gains import read_table
+    from taskscout.reports.studies import show_calibration
+    from taskscout.studies import calibration as fit
+    from taskscout.studies.predictions import Materials, target_sizes
+    from taskscout.studies.published import read_runs
+
+    chosen, columns = _pairs(where, "--where"), _pairs(column, "--column")
+    gains = read_runs(grid, columns=columns, none=none, where=chosen, unit=unit)  # type: ignore[arg-type]  # checked by read_runs
+    rows = target_sizes(grid, chosen, columns=columns) if size is None else {}
+    size = size if size is not None else next(iter(rows.values()), 1000)
+    methods = [] if method == "cards" else split_methods(method)
+    opened = None if pool == "none" else open_pool(pool)
+    with progress() as report:
+        bench = make_workbench(
+            encoder, pooling, max_length=max_length, no_cache=no_cache, report=report
+        )
+        materials = Materials(_catalogue(catalogue), opened, sizes=rows, default_size=size)
+        evidence, notes = fit.gather(gains, methods, materials, bench, progress=report)
+    setting = fit.setting_of(read_table(grid), chosen, evidence, bench.encoder, size)
+    measured = fit.summary(fit.out_of_sample(evidence))
+    calibration = fit.calibrate(evidence, setting=setting, report=measured)
+    calibration.save(out)
+    if as_json:
+        typer.echo(json.dumps({"setting": setting, "report": measured, "notes": notes}, indent=1))
+        return
+    for note in notes:
+        stderr().print(note, style="dim", markup=False)
+    show_calibration(calibration, stdout())
+    stdout().print(f"written to {out}; use it: taskscout rank FILE --calibration {out}")
 
 
 @study.command()

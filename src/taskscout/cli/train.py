@@ -35,6 +35,9 @@ from taskscout.cli.options import (
 )
 from taskscout.methods import DEFAULT
 
+#: As :data:`taskscout.transfer.trials.SHORT_LIST`, which is imported when it is needed.
+SHORT_LIST = 3
+
 _SOURCES = "Sources"
 _HOW = "Training"
 
@@ -46,14 +49,30 @@ def train(
         str | None,
         typer.Option(
             help="Sources, separated by commas: names from the pool or the catalogue, files, or "
-            "hub:owner/name.",
+            "hub:owner/name. Without them, trials on your training rows choose.",
             rich_help_panel=_SOURCES,
         ),
     ] = None,
     from_ranking: Annotated[
         str | None,
         typer.Option(
-            help="top1, top3, …: the first sources of a ranking (top1 where no source is named).",
+            help="top1, top3, …: the first sources of a ranking, without trials.",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = None,
+    trial: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Sources tried by short runs on your training rows where none is named; 0: the "
+            "forecast alone chooses.",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = SHORT_LIST,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="What turns scores into points. See: taskscout study calibrate",
             rich_help_panel=_SOURCES,
         ),
     ] = None,
@@ -118,7 +137,8 @@ def train(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="What each run may spend: 2000 (examples) or 10m (minutes of training).",
+            help="What each run may spend: 2000 (examples) or 10m (minutes of training); where "
+            "trials choose, minutes are for all of it.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -228,6 +248,7 @@ def train(
     from taskscout.tasks import Task
     from taskscout.tasks.catalogue import Catalogue
     from taskscout.transfer import train as training
+    from taskscout.transfer.recipes import recipe_for_sources, target_recipe
     from taskscout.transfer.result import Budget
     from taskscout.transfer.unlabelled import read_unlabelled
 
@@ -259,7 +280,7 @@ def train(
         bench = make_workbench(
             encoder, pooling, layers=layers, max_length=max_length, precision=precision, report=bar
         )
-        recipe = training.target_recipe(
+        recipe = target_recipe(
             tuning,  # type: ignore[arg-type]  # checked by Recipe
             bench.encoder,
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
@@ -268,12 +289,14 @@ def train(
         result = training.train(
             task,
             sources=None if sources is None else _words(sources),
-            top=top, method=method, pool=None if pool is None else open_pool(pool),
+            top=top, method=method, trial=trial,
+            calibration="none" if str(calibration) == "none" else calibration,
+            pool=None if pool is None else open_pool(pool),
             catalogue=None if catalogue is None else Catalogue.open(catalogue),
             bench=bench,
             strategy=strategy,  # type: ignore[arg-type]  # checked by transfer
             recipe=recipe,
-            source_recipe=training.recipe_for_sources(
+            source_recipe=recipe_for_sources(
                 recipe,
                 source_tuning,  # type: ignore[arg-type]  # checked by Recipe
                 examples=source_examples,

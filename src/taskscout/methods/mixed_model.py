@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 Array = NDArray[np.float64]
 
@@ -55,6 +54,8 @@ class MixedModel:
 
 def _posterior(gram: Array, moment: Array, prior: Array, residual: float) -> tuple[Array, Array]:
     """Mean and covariance of the weights, given ΦᵀΦ, Φᵀy and the variances."""
+    from scipy.linalg import cho_factor, cho_solve
+
     factor = cho_factor(gram / residual + np.diag(1.0 / prior), lower=True)
     covariance = cho_solve(factor, np.eye(len(prior)))
     return covariance @ moment / residual, covariance
@@ -136,6 +137,8 @@ def condition(
     -------
     Means and variances afterwards.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     places = list(at)
     gain = cho_solve(cho_factor(columns[places] + noise, lower=True), columns.T).T
     return mean + gain @ (observed - mean[places]), variances - (gain * columns).sum(1)

@@ -20,6 +20,12 @@ FACTS = ("pair", "regression", "words", "classes", "balance", "probe")
 _LOGARITHMS = ("words", "classes")
 
 
+def unlabelled(target: Task) -> bool:
+    """Whether the rows that choose have no labels at all."""
+    rows = target.tables["train"]
+    return "label" in rows.column_names and rows["label"].null_count == rows.num_rows
+
+
 def target_facts(target: Task, bench: Workbench, *, folds: int = 5) -> dict[str, float]:
     """Describe a target by a few numbers, from its split ``train`` alone.
 
@@ -38,7 +44,8 @@ def target_facts(target: Task, bench: Workbench, *, folds: int = 5) -> dict[str,
     regression; ``balance``, entropy of the class shares over its largest value; ``probe``: what a
     linear model on the untouched encoder's embeddings reaches in cross-validation, 0 for the
     trivial answer and 1 for a perfect one (balanced accuracy above chance; for regression
-    Pearson's correlation), NaN where no class has two examples.
+    Pearson's correlation), NaN where no class has two examples. Of a target without labels
+    ``rows``, ``pair`` and ``words`` alone.
     """
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.metrics import balanced_accuracy_score
@@ -46,15 +53,19 @@ def target_facts(target: Task, bench: Workbench, *, folds: int = 5) -> dict[str,
 
     texts, pairs = target.inputs("train")
     seconds = pairs or [""] * len(texts)
-    labels = target.labels("train")
-    embeddings = bench.embeddings(target).astype(np.float64)
     facts = {
         "rows": float(len(texts)),
-        "regression": float(target.kind == "regression"),
         "pair": float(target.is_pair),
         "words": float(
             np.mean([len(f"{a} {b}".split()) for a, b in zip(texts, seconds, strict=True)])
         ),
+    }
+    if unlabelled(target):
+        return facts
+    labels = target.labels("train")
+    embeddings = bench.embeddings(target).astype(np.float64)
+    facts |= {
+        "regression": float(target.kind == "regression"),
         "classes": float(target.n_classes),
         "balance": 1.0,
         "probe": math.nan,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from taskscout.methods.calibration import Calibration
 from taskscout.studies.comparison import Comparison
 from taskscout.studies.comparison_rows import (
     CONTROLS,
@@ -346,3 +347,22 @@ def show_variance(components: VarianceComponents, console: Console) -> None:
             f"({low:.0f} to {high:.0f}%) is strength, the rest match."
         )
     console.print(Text(said))
+
+
+def show_calibration(calibration: Calibration, console: Console) -> None:
+    """What a calibration rests on, and what its forecasts of unseen targets were worth."""
+    r, setting = calibration.report, calibration.setting
+    reads = ", ".join(calibration.methods) or "cards and sources' own gains alone"
+    oracle = r["honest oracle gains"]
+    beside = "" if oracle is None else f", choosing by the other seeds' results {oracle:+.1f}"
+    for line in (
+        f"Fitted on {len(calibration.sources)} sources, {r['targets']} targets of "
+        f"{setting['size']} examples ({setting['tuning']}); reads {reads}.",
+        f"On targets left out, intervals of {calibration.level:.0%} held "
+        f"{r['rows covered']:.0%} of all gains ({r['row width']:.1f} points wide)",
+        f"and {r['picks covered']:.0%} of those of recommended sources ({r['pick width']:.1f}); "
+        f"runs alone differ by {r['noise']:.1f}.",
+        f"Following the advice gained {r['advice gains']:+.1f} points, the mean source "
+        f"{r['mean source gains']:+.1f}{beside}.",
+    ):
+        console.print(line, markup=False, soft_wrap=True)

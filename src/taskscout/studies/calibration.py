@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 
 from taskscout.errors import StudyError
 from taskscout.methods.calibration import Calibration, features
+from taskscout.methods.expression import parse_method
 from taskscout.methods.forecast import Forecast, Trial
 from taskscout.methods.gains import Gains, mean_of_known
+from taskscout.methods.method import resolve
 from taskscout.methods.mixed_model import FREE, MixedModel, fit_mixed, refit
-from taskscout.methods.target_facts import fact_values
+from taskscout.methods.target_facts import evidence_of, fact_values, target_facts
+from taskscout.models.encoder import Encoder
+from taskscout.models.workbench import Workbench
+from taskscout.studies.predictions import Materials, predict
 from taskscout.tasks import TaskCard
+from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 Array = NDArray[np.float64]
 
@@ -75,6 +81,123 @@ class Evidence:
         }
         cards = {n: self.cards.get(n) for n in names}
         return Forecast.of(calibration, scores, cards, self.facts.get(target, {}))
+
+
+def gather(
+    gains: Gains,
+    methods: Sequence[str],
+    materials: Materials,
+    bench: Workbench,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[Evidence, tuple[str, ...]]:
+    """Ask methods about every pair of a grid, and look at its targets.
+
+    Parameters
+    ----------
+    gains
+        The grid.
+    methods
+        Whose scores forecasts are to read; none for sources' own gains and cards alone.
+    materials
+        Where data and descriptions are; targets are read at the size that training saw.
+    bench
+        With the grid's encoder.
+    progress
+        Called with (what, done, total).
+
+    Returns
+    -------
+    The evidence, without the targets whose data are not at hand; and lines for the user.
+
+    Raises
+    ------
+    StudyError
+        If a method has no scores on this grid, or no target's data are at hand.
+    """
+    asked = predict(gains, methods, materials, bench, progress=progress) if methods else None
+    scores = {} if asked is None else {p.method: p.scores for p in asked.predicted}
+    none = {} if asked is None else {p.method: p.none for p in asked.predicted}
+    lacking = [m for m in methods if resolve(m) not in scores]
+    if lacking:
+        raise StudyError(
+            f"{lacking[0]} has no scores on this grid.",
+            "A forecast that reads it cannot be fitted. "
+            + " ".join(() if asked is None else asked.notes[:2]),
+            "Name a method that serves these targets and sources with --method.",
+        )
+    facts: dict[str, dict[str, float]] = {}
+    for j, name in enumerate(gains.targets):
+        target = materials.target(name)
+        if target is None or target.kind not in SEQUENCE_KINDS:
+            continue
+        facts[name] = target_facts(target, bench)
+        for method in methods:
+            values = np.append(scores[resolve(method)][j], none[resolve(method)][j])
+            evidence = evidence_of(target, parse_method(method), values)
+            if not math.isnan(evidence):
+                facts[name]["evidence"] = evidence
+        bench.forget(target)
+    notes = [] if asked is None else list(asked.notes)
+    left_out = [t for t in gains.targets if t not in facts]
+    if left_out:
+        notes.append(f"not fitted on, without data or of another kind: {', '.join(left_out)}")
+    cards = {s: card for s in gains.sources if (card := materials.card(s)) is not None}
+    return Evidence(gains, scores, cards, facts).without(left_out), tuple(notes)
+
+
+def setting_of(
+    table: Any, where: Mapping[str, str], evidence: Evidence, encoder: Encoder, size: int
+) -> dict[str, Any]:
+    """What a calibration belongs to, as far as the table of runs says.
+
+    Parameters
+    ----------
+    table
+        The Arrow table of runs.
+    where
+        Which of its runs were chosen.
+    evidence
+        What was made of them.
+    encoder
+        That everything starts from.
+    size
+        Examples of each target that training saw.
+    """
+    said = {
+        name: str(table.column(name)[0].as_py())
+        for name in ("tuning", "recipe")
+        if name in table.column_names and len(table.column(name).unique()) == 1
+    }
+    regression = {bool(f["regression"]) for f in evidence.facts.values()}
+    names = {True: "regression", False: "classification"}
+    return {
+        "encoder": encoder.fingerprint, "model": encoder.model_id, "tuning": "unknown", **said,
+        **{k: v for k, v in where.items() if k in ("tuning", "recipe")}, "size": size,
+        "kinds": sorted(names[r] for r in regression), "targets": len(evidence.gains.targets),
+    }  # fmt: skip
+
+
+def summary(results: OutOfSample) -> dict[str, Any]:
+    """What forecasts of unseen targets were worth: coverage, widths, and what advice gained."""
+    rows = results.table()
+
+    def mean(key: str) -> float:
+        return float(np.mean([r[key] for r in rows]))
+
+    wide = [r["high"] - r["low"] for r in rows if math.isfinite(r["high"] - r["low"])]
+    return {
+        "targets": len(rows),
+        "rows covered": mean("covered"), "row width": mean("width"),
+        "picks covered": mean("pick_covered"),
+        "pick width": float(np.mean(wide)) if wide else math.nan,
+        "brier": mean("brier"), "brier of the base rate": mean("helped") * (1 - mean("helped")),
+        "advice gains": mean("gain"), "mean source gains": mean("mean"),
+        "honest oracle gains": float(np.nanmean(honest_oracle(results.evidence.gains)))
+        if len(results.evidence.gains.seed_names) > 1 else None,
+        "noise": float(np.sqrt(run_variance(results.evidence.gains)
+                               / len(results.evidence.gains.seed_names))),
+    }  # fmt: skip
 
 
 def run_variance(gains: Gains) -> float:

@@ -313,7 +313,7 @@ class Task:
             return self
         digests = self._row_digests(split, key=b"sample%d" % seed)
         order = sorted(range(len(digests)), key=digests.__getitem__)
-        if self.kind == "classification":
+        if self.kind == "classification" and not table["label"].null_count:
             order = _stratified(order, self.labels(split), n)
         chosen = sorted(order[:n])
         return replace(self, tables={**self.tables, split: take_rows(table, chosen)})

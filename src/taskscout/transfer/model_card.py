@@ -56,6 +56,7 @@ def result_json(
     encoder: str,
     command: str,
     notes: Sequence[str] = (),
+    decision: Mapping[str, Any] | None = None,
 ) -> str:
     """Everything that is known of a training, as JSON."""
     return json.dumps(
@@ -73,6 +74,7 @@ def result_json(
             "sources": [card.to_dict() for card in sources],
             "recipe": dict(recipe),
             "chosen": dict(chosen),
+            "decision": decision,
             "comparison": None if comparison is None else comparison.to_dict(),
             "runs": [run.to_dict() for run in runs],
             "notes": list(notes),
@@ -95,6 +97,7 @@ def model_card(
     form: str,
     adapter: bool = False,
     notes: Sequence[str] = (),
+    decision: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of ``README.md``.
 
@@ -118,6 +121,9 @@ def model_card(
         Whether LoRA factors are kept beside the model.
     notes
         Lines for the user.
+    decision
+        How the source was chosen, where nobody named it
+        (:meth:`taskscout.transfer.choosing.Decision.to_dict`).
     """
     used = chosen["strategy"] != "none"
     front = {
@@ -145,6 +151,8 @@ def model_card(
         lines += [line.replace("BASE", encoder) for line in _ADAPTER]
     lines += [""]
     lines += ["## Scores", "", *_scores(runs, comparison), ""]
+    if decision is not None:
+        lines += ["## How the source was chosen", "", *_choice(decision), ""]
     lines += ["## Sources and licences", ""]
     if sources:
         lines += ["| source | licence | commercial use | where | used in this model |"]
@@ -247,6 +255,23 @@ _ADAPTER = [
     'body = PeftModel.from_pretrained(AutoModel.from_pretrained("BASE"), "FOLDER/adapter")',
     "```",
 ]
+
+
+def _choice(decision: Mapping[str, Any]) -> list[str]:
+    """The forecast, the trials and the decision."""
+    before, trials = decision["before_trials"], decision["trials"]
+    if trials is None:
+        return [f"By forecast: {before['sentence']}", "", decision["about_gains"]]
+    lines = [f"Forecast: {before['sentence']}", "", decision["about_gains"], ""]
+    lines += ["| trial | seed | score | gain, points |", "|---|---|---|---|"]
+    lines += [
+        f"| {r['source']} | {r['seed']} | {r['score']:.4f} | {r['gain']:+.1f} |"
+        for r in trials["runs"]
+    ]
+    return [
+        *lines, "", f"Short runs on cuts of the training rows, no test row; {trials['ended']}. "
+        f"Taken into the forecast: {decision['advice']['sentence']}",
+    ]  # fmt: skip
 
 
 def _scores(runs: Sequence[Transfer], comparison: Comparison | None) -> list[str]:

@@ -15,16 +15,17 @@ import numpy as np
 
 from taskscout.errors import TransferError
 from taskscout.methods import DEFAULT
-from taskscout.models.encoder import Encoder
-from taskscout.models.recipe import Recipe, Tuning
-from taskscout.models.sizing import sized_recipe
+from taskscout.models.recipe import Recipe
 from taskscout.tasks import Task, TaskCard
+from taskscout.transfer.choosing import Decision, decide
 from taskscout.transfer.comparison import Comparison, compare
 from taskscout.transfer.export import ADAPTER
 from taskscout.transfer.model_card import model_card, result_json
 from taskscout.transfer.origin import Origin
+from taskscout.transfer.recipes import recipe_for_sources, target_recipe
 from taskscout.transfer.result import NONE, Budget, Strategy, Transfer
 from taskscout.transfer.strategies import check_kinds, check_target, transfer
+from taskscout.transfer.trials import SHORT_LIST
 from taskscout.transfer.workspace import Workspace, full_disk_explained, saver
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
     from taskscout.tasks.catalogue import Catalogue
     from taskscout.transfer.loaded import LoadedModel
 
-#: Stands for "all": more rows and tokens than any target has.
-ALL = 10**9
-#: At most so many training examples of a source that is tuned afresh.
-SOURCE_EXAMPLES = 10_000
 _PROMPTS = ("prompt", "p-tuning-v2")
 
 
@@ -151,29 +148,14 @@ class TrainResult:
         )
 
 
-def target_recipe(
-    tuning: Tuning = "lora", encoder: Encoder | None = None, **changes: Any
-) -> Recipe:
-    """Recipe of a target: all its rows, and what fits the encoder's size but for ``changes``."""
-    return sized_recipe(encoder or Encoder(), tuning, **{"examples": ALL, "tokens": ALL, **changes})
-
-
-def recipe_for_sources(
-    recipe: Recipe, tuning: Tuning | None = None, *, examples: int = SOURCE_EXAMPLES
-) -> Recipe:
-    """Recipe of sources that are tuned afresh: the target's, or that of another tuning.
-
-    The metric is the target's own affair and is left out.
-    """
-    return replace(recipe.with_tuning(tuning or recipe.tuning), examples=examples, metric="")
-
-
 def train(
     target: Task | str | Path,
     *,
     sources: Sequence[str | Task | Origin] | None = None,
     top: int | None = None,
     method: str = DEFAULT,
+    trial: int = SHORT_LIST,
+    calibration: str | Path | None = None,
     pool: Pool | str | Path | None = None,
     catalogue: Catalogue | None = None,
     bench: Workbench | None = None,
@@ -201,13 +183,20 @@ def train(
     target
         A task, or a file that :meth:`Task.from_file` reads.
     sources
-        Names of the pool or the catalogue, files, ``hub:owner/name``, or tasks. None for the
-        first of a ranking (none at all for the strategies ``none`` and ``zero_shot``).
+        Names of the pool or the catalogue, files, ``hub:owner/name``, or tasks. None to choose:
+        for ``sequential`` by forecast and trials (:func:`taskscout.transfer.choosing.decide`),
+        which may choose to train directly; else, and where ``top`` is given, the first of a
+        ranking (none at all for the strategies ``none`` and ``zero_shot``).
     top
         How many of the first sources of the ranking: 1 unless it is said; for ``zero_shot``,
         where None stands for no source, it has to be.
     method
         The method that ranks.
+    trial
+        How many sources are tried on the training rows where none is named; 0 for the forecast
+        alone.
+    calibration
+        As for :func:`taskscout.rank`.
     pool
         A pool or its folder; None for that of the encoder: the built-in one, or what was made for
         it. Without either, sources are ranked for the default encoder, which a note says, and
@@ -226,6 +215,7 @@ def train(
         Number of runs with and of runs without sources, or the seeds themselves.
     budget
         What each run may spend: a :class:`Budget`, or ``2000`` (examples) or ``10m`` (minutes).
+        Where sources are chosen by trials, minutes are for trials and runs together.
     fresh, merge, temperature, with_target, labels
         As for :func:`taskscout.transfer.strategies.transfer`.
     out
@@ -265,7 +255,30 @@ def train(
     # A prompt starts from a prompt, and a pool keeps LoRA.
     fresh = fresh or (recipe.tuning in _PROMPTS and not merge)
     notes = list(task.notes)
-    if not sources and strategy != NONE and not (strategy == "zero_shot" and top is None):
+    tell, place, decision = report or (lambda _: None), Path(out) if out is not None else None, None
+    n_seeds = seeds if isinstance(seeds, int) else len(seeds)
+    budget = budget or Budget()
+    if sources is None and top is None and strategy == "sequential" and not fresh:
+        if place is not None:
+            Workspace(place, {}, overwrite=overwrite)  # refuse a folder before minutes are spent
+        for note in notes:
+            tell(note)
+        trials = None if place is None else place.with_name(f".{place.name}.trials.json")
+        decision, ranking = decide(
+            task, named, bench, trial=trial, recipe=recipe, method=method, calibration=calibration,
+            catalogue=catalogue, seconds=None if budget.seconds is None else budget.seconds / 2,
+            keep=trials, report=tell,
+        )  # fmt: skip
+        notes = [] if decision is None else decision.lines
+        if decision is None and ranking.about_gains:
+            notes = [ranking.about_gains]
+    if decision is not None:
+        origins = [] if decision.origin is None else [decision.origin]
+        strategy = "sequential" if origins else NONE
+        if budget.seconds is not None:  # half for the trials, half for the runs
+            runs = n_seeds * (1 + bool(origins))
+            budget = replace(budget, seconds=budget.seconds / 2 / runs)
+    elif not sources and strategy != NONE and not (strategy == "zero_shot" and top is None):
         origins, said = chosen_by_ranking(
             task, named, bench, top=top or 1, method=method, catalogue=catalogue,
             needs_data=fresh or strategy == "multitask",
@@ -277,21 +290,23 @@ def train(
     check_kinds(task, origins, strategy)
     plan = _Plan(
         task, tuple(origins), bench, strategy, recipe, source_recipe,
-        tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds), budget or Budget(),
+        tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds), budget,
         {"fresh": fresh, "merge": merge, "temperature": temperature, "with_target": with_target,
          "labels": dict(labels or {})},
     )  # fmt: skip
-    tell = report or (lambda _: None)
     for note in notes:
         tell(note)
     tell(plan.summary)
     temporary = None
-    if out is None:
+    if place is None:
         temporary = tempfile.TemporaryDirectory(prefix="taskscout-train-")
-        out = Path(temporary.name) / "model"
+        place = Path(temporary.name) / "model"
+    if decision is not None:
+        notes = [*task.notes, *notes]
     result = plan.carry_out(
-        Path(out), overwrite=overwrite, command=command, notes=notes, report=tell
+        place, overwrite=overwrite, command=command, notes=notes, report=tell, decision=decision
     )
+    place.with_name(f".{place.name}.trials.json").unlink(missing_ok=True)
     return replace(result, _temporary=temporary)
 
 
@@ -354,6 +369,7 @@ class _Plan:
         command: str,
         notes: Sequence[str],
         report: Callable[[str], object],
+        decision: Decision | None = None,
     ) -> TrainResult:
         """Train, keep what is finished, and put the result into its folder."""
         space = Workspace(out, self.to_dict(), overwrite=overwrite)
@@ -368,6 +384,7 @@ class _Plan:
             shared: dict[str, Any] = {
                 "chosen": asdict(chosen), "sources": cards, "command": command, "notes": said,
                 "encoder": self.bench.encoder.model_id,
+                "decision": None if decision is None else decision.to_dict(),
             }  # fmt: skip
             text = result_json(self.task, runs, comparison, recipe=self.recipe.to_dict(), **shared)
             model = space.folder / f"model-{chosen.strategy}"

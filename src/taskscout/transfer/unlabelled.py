@@ -16,7 +16,7 @@ from taskscout.tasks.labels import is_string
 
 def read_unlabelled(
     path: Path,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     *,
     text: str | None = None,
     pair: str | None = None,
@@ -29,7 +29,7 @@ def read_unlabelled(
     path
         The file.
     names
-        The labels there are to choose between.
+        The labels there are to choose between; None where that does not matter.
     text, pair
         Columns of the text and of the second text.
     encoding
@@ -40,7 +40,7 @@ def read_unlabelled(
     TransferError
         If the text's column is not plain, or fewer than two labels are named.
     """
-    if len(set(names)) < 2 or len(set(names)) != len(names):
+    if names is not None and (len(set(names)) < 2 or len(set(names)) != len(names)):
         raise TransferError(
             f"--labels names {', '.join(names) or 'nothing'}.",
             "There is something to choose between two labels or more, each named once.",
@@ -68,4 +68,4 @@ def read_unlabelled(
     columns: dict[str, Any] = {"text": texts, "label": pa.nulls(len(texts), pa.int64())}
     if pair is not None:
         columns["text_pair"] = [t or "" for t in table[pair].cast(pa.string()).to_pylist()]
-    return Task(path.stem, "classification", {"test": pa.table(columns)}, tuple(names))
+    return Task(path.stem, "classification", {"test": pa.table(columns)}, tuple(names or ()))
