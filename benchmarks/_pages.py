@@ -43,7 +43,7 @@ PAGES = (
         "forecasts",
         "Forecasts",
         "How many points will a source bring, and does the interval hold?",
-        ("forecast",),
+        ("forecast", "shuffled_labels"),
     ),
     Page(
         "transfer-grid",

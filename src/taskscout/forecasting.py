@@ -135,7 +135,7 @@ def forecast_for(
     unanswered = [m for m in calibration.methods if m not in answers]
     if unanswered:
         return None, f"No gains are shown: {unanswered[0]} gave no scores."
-    facts = target_facts(target, bench)
+    facts, evidence = target_facts(target, bench), [math.nan]
     scores = {}
     for method in methods:
         if method.name not in calibration.methods:
@@ -149,10 +149,9 @@ def forecast_for(
                 f"{method.name} ({len(of_grid)} of {len(calibration.sources)})."
             )
         values = [*answer.scores, math.nan if answer.none is None else answer.none]
-        evidence = evidence_of(target, method, np.array(values))
-        facts["evidence"] = float(np.nanmax([facts.get("evidence", -math.inf), evidence]))
-    if not math.isfinite(facts.get("evidence", math.inf)):
-        del facts["evidence"]
+        evidence.append(evidence_of(target, method, np.array(values)))
+    if not np.isnan(evidence).all():
+        facts["evidence"] = float(np.nanmax(evidence))
     return Forecast.of(calibration, scores, cards, facts, never=never), ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -227,7 +228,7 @@ def test_calibrate_makes_what_rank_reads(run, small_pool, small_bench, tmp_path)
     data = json.loads(printed)
     assert data["advice"]["source"] == data["sources"][0]["name"] == next(iter(SOURCES))
     assert 3 < data["advice"]["expected"] < 9  # the grid gave it six points
-    command = data["advice"]["command"].split()
+    command = shlex.split(data["advice"]["command"])
     assert command[:3] == ["taskscout", "train", str(file)]
     assert command[3:] == [
         "--text", "text", "--pool", str(small_pool.folder), "--encoder",
