@@ -126,13 +126,13 @@ def test_the_better_half_goes_on_with_another_seed(
     laid = track(reviews=1.0, stars=2.0, topics=-6.0, matching=1.5)
     done = race(TARGET, origins(small_pool, small_bench, *SOURCES), forecast, small_bench,
                 recipe=SHORT)  # fmt: skip
-    by_seed = [[n for s, n, *_ in laid.calls if s == seed] for seed in range(3)]
+    by_seed = [[n for s, n, *_ in laid.calls if s == seed] for seed in (100, 101, 102)]
     assert [len(r) for r in by_seed] == [5, 3, 2]
     assert len(laid.calls) == runs_at_most(4) == 10
     assert all(r[0] == NONE for r in by_seed)
     assert set(by_seed[2]) <= set(by_seed[1]) <= set(by_seed[0])
     assert "topics" not in by_seed[1]
-    assert done.seeds == (0, 1, 2)
+    assert done.seeds == (100, 101, 102)
     # What is expected afterwards is the forecast with the runs as its evidence.
     again = forecast.with_trials(trials_of(done.runs))
     np.testing.assert_allclose(done.forecast.means, again.means)
@@ -208,7 +208,7 @@ def test_real_runs(small_pool: Pool, small_bench: Workbench, forecast: Forecast)
     assert (alone.source, alone.gain) == (NONE, 0.0)
     assert through.gain == pytest.approx(100 * (through.score - alone.score))
     assert through.error > 0
-    assert lines[0].startswith("trial none, seed 0")
+    assert lines[0].startswith("trial none, seed 100")
     assert lines[-1].startswith("trials ended")
 
 
@@ -234,10 +234,10 @@ def test_train_without_sources_tries_decides_and_keeps_the_record(
     assert chosen is None or chosen in tried
     at = next(i for i, line in enumerate(lines) if line.startswith("trying "))
     assert "short runs at most, about" in lines[at]  # said before the first run
-    assert lines[at + 1].startswith("trial none, seed 0")
+    assert lines[at + 1].startswith("trial none, seed 100")
     card = (tmp_path / "model" / "README.md").read_text()
     assert "## How the source was chosen" in card
-    assert f"| {next(iter(tried))} | 0 |" in card
+    assert f"| {next(iter(tried))} | 100 |" in card
     assert json.loads((tmp_path / "model" / "result.json").read_text())["decision"] == decision
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

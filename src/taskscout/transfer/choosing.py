@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskscout.errors import MethodError, TaskscoutError
+from taskscout.forecasting import next_command
 from taskscout.methods import DEFAULT
 from taskscout.methods.forecast import Advice
 from taskscout.models.workbench import Workbench
@@ -163,12 +164,10 @@ def decide(
         forecast = replace(finished.forecast, never=finished.forecast.never | untried)
         advice = replace(forecast.advice, command=ranking.advice.command)
         if advice.source != ranking.advice.source:
-            from taskscout.forecasting import next_command
-
             advice = replace(advice, command=next_command(advice.source, typed, target.name))
     chosen = next((o for o in usable if o.name == advice.source), None)
     if advice.source is not None and chosen is None:  # without trials, and without its data
-        chosen = usable[0] if usable else None
+        chosen = next((o for o in usable if forecast.expected[o.name] > 0), None)
     return Decision(ranking, advice, chosen, finished), ranking
 
 

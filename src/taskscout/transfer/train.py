@@ -254,29 +254,28 @@ def train(
         budget = Budget.parse(budget)
     # A prompt starts from a prompt, and a pool keeps LoRA.
     fresh = fresh or (recipe.tuning in _PROMPTS and not merge)
-    notes = list(task.notes)
-    tell, place, decision = report or (lambda _: None), Path(out) if out is not None else None, None
-    n_seeds = seeds if isinstance(seeds, int) else len(seeds)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     budget = budget or Budget()
+    tell, place, decision = report or (lambda _: None), Path(out) if out is not None else None, None
+    for note in task.notes:
+        tell(note)
+    notes: list[str] = []
     if sources is None and top is None and strategy == "sequential" and not fresh:
         if place is not None:
             Workspace(place, {}, overwrite=overwrite)  # refuse a folder before minutes are spent
-        for note in notes:
-            tell(note)
         trials = None if place is None else place.with_name(f".{place.name}.trials.json")
         decision, ranking = decide(
             task, named, bench, trial=trial, recipe=recipe, method=method, calibration=calibration,
             catalogue=catalogue, seconds=None if budget.seconds is None else budget.seconds / 2,
             keep=trials, report=tell,
         )  # fmt: skip
-        notes = [] if decision is None else decision.lines
-        if decision is None and ranking.about_gains:
-            notes = [ranking.about_gains]
+        said = decision.lines if decision is not None else [ranking.about_gains]
+        notes += filter(None, said)
     if decision is not None:
         origins = [] if decision.origin is None else [decision.origin]
         strategy = "sequential" if origins else NONE
         if budget.seconds is not None:  # half for the trials, half for the runs
-            runs = n_seeds * (1 + bool(origins))
+            runs = len(seeds) * (1 + bool(origins))
             budget = replace(budget, seconds=budget.seconds / 2 / runs)
     elif not sources and strategy != NONE and not (strategy == "zero_shot" and top is None):
         origins, said = chosen_by_ranking(
@@ -290,7 +289,7 @@ def train(
     check_kinds(task, origins, strategy)
     plan = _Plan(
         task, tuple(origins), bench, strategy, recipe, source_recipe,
-        tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds), budget,
+        seeds, budget,
         {"fresh": fresh, "merge": merge, "temperature": temperature, "with_target": with_target,
          "labels": dict(labels or {})},
     )  # fmt: skip
@@ -301,11 +300,10 @@ def train(
     if place is None:
         temporary = tempfile.TemporaryDirectory(prefix="taskscout-train-")
         place = Path(temporary.name) / "model"
-    if decision is not None:
-        notes = [*task.notes, *notes]
     result = plan.carry_out(
-        place, overwrite=overwrite, command=command, notes=notes, report=tell, decision=decision
-    )
+        place, overwrite=overwrite, command=command, notes=[*task.notes, *notes], report=tell,
+        decision=decision,
+    )  # fmt: skip
     place.with_name(f".{place.name}.trials.json").unlink(missing_ok=True)
     return replace(result, _temporary=temporary)
 
