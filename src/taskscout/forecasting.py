@@ -28,6 +28,7 @@ _MAKE = (
     "To have them, run real transfers (taskscout grid run STUDY), then: taskscout study calibrate "
     "GRID --out FILE, and rank with --calibration FILE."
 )
+NOT_MEASURED = f"No gains are shown: nothing was measured with this encoder. {_MAKE}"
 
 
 def calibration_for(
@@ -74,7 +75,7 @@ def calibration_for(
         return calibration, ""
     at_hand = [c for c in calibrations_of(pool) if c.setting.get("encoder") == encoder]
     if not at_hand:
-        return None, f"No gains are shown: nothing was measured with this encoder. {_MAKE}"
+        return None, NOT_MEASURED
     kinds = sorted({k for c in at_hand for k in c.setting.get("kinds", ())})
     if target.kind not in kinds:
         return None, (

@@ -20,6 +20,7 @@ from taskscout.errors import MethodError, PoolError, TaskscoutError
 from taskscout.files import no_formula
 from taskscout.forecasting import (
     NO_GAINS,
+    NOT_MEASURED,
     calibration_for,
     forecast_for,
     measured,
@@ -356,6 +357,8 @@ def rank(
     chosen = readable.sample(examples, seed=seed)
     others = {s: t.num_rows for s, t in target.rows() if s != "train"}
     fitted, about_gains = calibration_for(calibration, chosen, pool, bench, methods)
+    if hints:  # points of the default encoder are not those of the user's
+        fitted, about_gains = None, NOT_MEASURED
 
     start = time.perf_counter()
     # A workbench may have served other rankings before: what it has spent and made is theirs.

@@ -227,7 +227,7 @@ def rank(
                 "text": text, "pair": pair, "label": label, "task-kind": task_kind,
                 "split-column": split_column, "encoding": encoding if encoding != "utf-8" else None,
                 "drop-unlabelled": drop_unlabelled, "drop-empty": drop_empty,
-                "drop-rare": drop_rare, "pool": pool if pool != "builtin" else None,
+                "drop-rare": drop_rare, "pool": pool,
                 "encoder": encoder, "pooling": pooling if pooling != "mean" else None,
                 "layers": layers if layers != "last" else None,
                 "max-length": str(max_length) if max_length != 128 else None,

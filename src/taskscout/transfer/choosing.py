@@ -16,6 +16,7 @@ from taskscout.forecasting import next_command
 from taskscout.methods import DEFAULT
 from taskscout.methods.forecast import Advice
 from taskscout.models.workbench import Workbench
+from taskscout.pools.own import pool_or_hint
 from taskscout.pools.pool import Pool
 from taskscout.ranking import Ranking, rank
 from taskscout.tasks import Task
@@ -89,7 +90,7 @@ class Decision:
 
 def decide(
     target: Task,
-    pool: Pool,
+    pool: Pool | None,
     bench: Workbench,
     *,
     trial: int,
@@ -134,6 +135,7 @@ def decide(
     if ranking.advice is None:
         return None, ranking
     forecast, advice = ranking.forecast, ranking.advice
+    pool = pool_or_hint(pool, bench)[0]
     if forecast is None:  # no text explains the labels: there is nothing to try
         return Decision(ranking, advice, None), ranking
     cards = {r.name: r.card for r in ranking.sources if r.card is not None}
@@ -213,7 +215,7 @@ def advise(
     target
         A task, or a file that :meth:`Task.from_file` reads.
     pool
-        A pool or its folder; None for the built-in one.
+        A pool or its folder; None for that of the encoder.
     method
         The method whose scores are read.
     bench
@@ -246,10 +248,11 @@ def advise(
 
         choosing.setdefault("typed", shlex.quote(str(target)))
         target = Task.from_file(target)
-    if not isinstance(pool, Pool):
-        pool = Pool.builtin() if pool is None else Pool.open(pool)
+    if isinstance(pool, str | Path):
+        pool = Pool.open(pool)
+    bench = bench or Workbench()
     decision, ranking = decide(
-        target, pool, bench or Workbench(), trial=trial, recipe=recipe or target_recipe(),
+        target, pool, bench, trial=trial, recipe=recipe or target_recipe(encoder=bench.encoder),
         method=method, seconds=None if minutes is None else 60 * minutes, report=report,
         **choosing,
     )  # fmt: skip
