@@ -9,6 +9,7 @@ database, the file within an archive. A third of the changes are of plain bytes 
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
@@ -23,8 +24,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -88,6 +91,11 @@ def samples() -> list[Sample]:
         {s: [{"text": f"{s} {i}", "label": i % 2} for i in range(ROWS)] for s in ("train", "dev")},
     )  # fmt: skip
     out += [Sample(f"{i}.json", "task", json.dumps(each).encode()) for i, each in enumerate(nested)]
+    out += _packed(rows := _text_file("reviews.csv", _text_rows()[0][1]))
+    out.append(Sample("western.csv", "task", rows.replace(b"fine", b"fin\xe9")))
+    out.append(Sample("reviews.txt", "task", rows.replace(b",", b"\t")))
+    fasttext = (f"__label__{'ab'[i % 2]} a text {i}" for i in range(ROWS))
+    out.append(Sample("fasttext.txt", "task", "\n".join(fasttext).encode()))
     out.append(Sample("study.yaml", "study", yaml.safe_dump(STUDY).encode()))
     runs = [
         {"source": s, "target": t, "score": 0.5 + i / 100, "seed": i, "tuning": "lora"}
@@ -206,6 +214,58 @@ def _delimited(rows: list[list[Any]], delimiter: str = "") -> bytes:
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter or ",").writerows(rows)
     return out.getvalue().encode("utf-8", "surrogatepass")
+
+
+def _packed(rows: bytes) -> list[Sample]:
+    """The same rows packed, in an archive of splits, and in workbooks."""
+    out = [Sample("reviews.csv.gz", "task", gzip.compress(rows, mtime=0))]
+    out.append(Sample("reviews.csv.bz2", "task", bz2.compress(rows)))
+    files = {"data/train.csv": rows, "data/test.csv": rows, "README.md": b"what it is"}
+    out.append(Sample("reviews.zip", "task", _zipped(files)))
+    records = list(csv.reader(io.StringIO(rows.decode(), newline="")))
+    book = openpyxl.Workbook()
+    for record in records:
+        book.active.append([int(cell) if cell.isdecimal() else cell for cell in record])
+    sink = io.BytesIO()
+    book.save(sink)
+    out.append(Sample("reviews.xlsx", "task", sink.getvalue()))
+    out.append(Sample("reviews.ods", "task", ods(records)))
+    return out
+
+
+def ods(*sheets: list[list[str]]) -> bytes:
+    """An OpenDocument spreadsheet as LibreOffice writes it, as far as cells go."""
+    names = ("office", "table", "text")
+    spaces = " ".join(f'xmlns:{n}="urn:oasis:names:tc:opendocument:xmlns:{n}:1.0"' for n in names)
+    tables = []
+    for at, records in enumerate(sheets, 1):
+        rows = "".join(
+            f"<table:table-row>{''.join(map(_ods_cell, r))}</table:table-row>" for r in records
+        )
+        tables.append(f'<table:table table:name="Sheet{at}">{rows}</table:table>')
+    body = f"<office:body><office:spreadsheet>{''.join(tables)}</office:spreadsheet></office:body>"
+    content = f"<office:document-content {spaces}>{body}</office:document-content>"
+    return _zipped({"content.xml": content.encode(), "mimetype": b"application/vnd.oasis"})
+
+
+def _ods_cell(value: str) -> str:
+    if not value:
+        return '<table:table-cell table:number-columns-repeated="1"/>'
+    if value.replace(".", "").isdecimal():
+        kind = f'office:value-type="float" office:value="{value}"'
+    elif value in ("TRUE", "FALSE"):
+        kind = f'office:value-type="boolean" office:boolean-value="{value.lower()}"'
+    else:
+        kind = 'office:value-type="string"'
+    return f"<table:table-cell {kind}><text:p>{escape(value)}</text:p></table:table-cell>"
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return sink.getvalue()
 
 
 def _grids() -> list[Sample]:
@@ -391,11 +451,8 @@ def _zip(data: bytes, others: list[Sample], chance: random.Random) -> tuple[byte
         sample = chance.choice(others)
         parts[sample.name] = sample.data
         said = f"with {sample.name}"
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
-        for part, content in parts.items():
-            archive.writestr(zipfile.ZipInfo(part or "x"), content)
-    return sink.getvalue(), f"inside {name} {said}"
+    parts = {part or "x": content for part, content in parts.items()}
+    return _zipped(parts), f"inside {name} {said}"
 
 
 def _markup(data: bytes, others: list[Sample], chance: random.Random) -> tuple[bytes, str]:
@@ -412,7 +469,8 @@ def _markup(data: bytes, others: list[Sample], chance: random.Random) -> tuple[b
 
 _STRUCTURED: dict[str, Change] = {
     "csv": _csv, "tsv": _csv, "json": _json, "jsonl": _json_lines, "yaml": _yaml,
-    "sqlite": _sqlite, "gz": _gzip, "zip": _zip, "xlsx": _zip, "ods": _zip, "xml": _markup,
+    "sqlite": _sqlite, "gz": _gzip, "txt": _csv, "zip": _zip, "xlsx": _zip,
+    "ods": _zip, "xml": _markup,
 }  # fmt: skip
 
 

@@ -418,14 +418,6 @@ def test_no_text_is_refused(refused: Refused) -> None:
     assert "--text" in error.remedy
 
 
-def test_a_first_row_that_is_an_example_is_refused(refused: Refused) -> None:
-    columns = {"I liked this one": PROSE, "high": CLASSES}
-    error = refused(lambda: choose(columns, has_header=True))
-    assert "row 1 looks like an example" in error.found
-    assert "'high' is also a value" in error.why
-    assert "first row with the names" in error.remedy
-
-
 # -- the sentence ----------------------------------------------------------------------------
 
 

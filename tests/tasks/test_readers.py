@@ -206,10 +206,10 @@ def test_a_missing_file_is_refused_with_close_names(write: Write, refused: Refus
 
 def test_a_folder_is_refused_with_its_files(write: Write, refused: Refused) -> None:
     folder = write("reviews.csv", reviews()).parent
+    write("more.csv", reviews())
     error = refused(lambda: read_file(folder))
-    assert "is a folder" in error.found
-    assert "one file" in error.why
-    assert "reviews.csv" in error.remedy
+    assert "has the files more.csv and reviews.csv" in error.found
+    assert "one for each split" in error.why
     (folder / "dataset_info.json").write_text("{}")
     assert "load_from_disk" in refused(lambda: read_file(folder)).remedy
 
@@ -234,14 +234,14 @@ def test_a_header_without_rows_is_refused(write: Write, refused: Refused) -> Non
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("a.xlsx", "CSV UTF-8"), ("a.pkl", "never read"), ("a.csv.gz", "Unpack"), ("a", "Rename")],
+    [("a.xls", "as .xlsx"), ("a.pkl", "never read"), ("a.csv.zst", "Unpack"), ("a", "Rename")],
 )
 def test_an_unknown_format_is_refused(
     write: Write, refused: Refused, name: str, remedy: str
 ) -> None:
     error = refused(lambda: read_file(write(name, b"x")))
     assert "unknown format" in error.found
-    assert ".csv, .tsv, .jsonl" in error.why
+    assert ".csv, .tsv, .txt, .jsonl" in error.why
     assert remedy in error.remedy
 
 
@@ -259,7 +259,7 @@ def test_a_damaged_file_is_refused(write: Write, refused: Refused, name: str) ->
 def test_undecodable_bytes_are_refused_with_their_row(write: Write, refused: Refused) -> None:
     rows = [*lines(4), '"a café\nwith two lines",bad', *lines(3)]
     content = csv_of(rows).encode("latin-1")
-    error = refused(lambda: read_file(write("a.csv", content)))
+    error = refused(lambda: read_file(write("a.csv", content), encoding="utf-8"))
     at = content.index(b"\xe9") + 1
     assert f"a.csv, row 6: byte {at} (0xe9) cannot be decoded" in error.found
     assert "not utf-8" in error.why
@@ -270,7 +270,7 @@ def test_undecodable_bytes_are_refused_with_their_row(write: Write, refused: Ref
 
 def test_undecodable_bytes_in_json_lines(write: Write, refused: Refused) -> None:
     content = "\n".join(json_lines(reviews(5))).encode() + b'\n{"text": "\xff"}'
-    error = refused(lambda: read_file(write("a.jsonl", content)))
+    error = refused(lambda: read_file(write("a.jsonl", content), encoding="utf-8"))
     assert "row 6: byte" in error.found
 
 
@@ -280,12 +280,58 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(write: Write, encoding: 
     assert task.notes[0].startswith("text: `text`")
 
 
-def test_utf_16_is_recognised(write: Write, refused: Refused) -> None:
-    path = write("a.csv", csv_of(lines()).encode("utf-16"))
-    error = refused(lambda: read_file(path))
-    assert "UTF-16" in error.why
-    assert "utf-16" in error.remedy
-    assert len(read_file(path, encoding="utf-16")) == 12
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "utf-8"]
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_encodings_are_found_out(write: Write, encoding: str, suffix: str) -> None:
+    if (encoding, suffix) == ("utf-32", "jsonl"):
+        encoding = "utf-16"
+    plain = write(f"plain.{suffix}", [{**r, "text": r["text"] + " ätsch"} for r in reviews()])
+    path = write(f"a.{suffix}", plain.read_text(encoding="utf-8").encode(encoding))
+    task = read_file(path)
+    assert task.fingerprint == read_file(plain).fingerprint
+    said = [note for note in task.notes if "the file is" in note]
+    assert bool(said) == (not encoding.startswith("utf-8"))
+    named = read_file(path, encoding="utf-8-sig" if encoding == "utf-8-sig" else encoding)
+    assert named.fingerprint == task.fingerprint
+
+
+def test_windows_files_are_read_and_it_is_said(write: Write) -> None:
+    rows = [
+        f"Das Café Nr. {i} öffnet früh – für 3 €,{('gut', 'schlecht')[i % 2]}" for i in range(9)
+    ]
+    path = write("a.csv", csv_of(rows).encode("cp1252"))
+    task = read_file(path)
+    assert task.column("train", "text")[0].startswith("Das Café Nr. ")
+    assert "the file is not UTF-8: read as cp1252 (Windows), as in 'Café'" in task.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("привет, как дела", "cp1251"),  # another alphabet, whose letters cp1252 has as accents
+        ("καλημέρα", "cp1253"),
+        ("日本語の文", "shift-jis"),
+    ],
+)
+def test_other_alphabets_are_not_guessed(
+    write: Write, refused: Refused, text: str, encoding: str
+) -> None:
+    rows = [f"{text} {i};{('a', 'b')[i % 2]}" for i in range(9)]
+    data = "\n".join(["text;label", *rows]).encode(encoding)
+    error = refused(lambda: read_file(write("a.csv", data)))
+    assert "row 2: byte" in error.found
+    assert "--encoding" in error.remedy
+    assert len(read_file(write("a.csv", data), encoding=encoding)) == 9
+
+
+def test_damaged_utf_8_is_not_taken_for_windows(write: Write, refused: Refused) -> None:
+    rows = [f"ein großer Übelstand {i},{('a', 'b')[i % 2]}" for i in range(9)]
+    data = csv_of(rows).encode()
+    at = data.index("ß".encode()) + 1
+    error = refused(lambda: read_file(write("a.csv", data[:at] + data[at + 1 :])))
+    assert "row 2: byte" in error.found
 
 
 def test_an_unknown_encoding_is_refused(write: Write, refused: Refused) -> None:
@@ -582,6 +628,18 @@ def test_numbers_beyond_64_bits_in_nested_cells(write: Write, refused: Refused) 
 def test_a_number_of_5000_digits_is_a_word(write: Write, refused: Refused) -> None:
     rows = [{**row, "label": ("9" * 5000, "1,5")[i % 2]} for i, row in enumerate(reviews())]
     assert read_file(write("a.csv", rows)).n_classes == 2
+
+
+@pytest.mark.parametrize("answer", [("b", "two"), (2, 2), ("b", 2.5), ("b", [[2]])])
+def test_answers_of_another_type_are_refused(
+    write: Write, refused: Refused, answer: tuple[Any, Any]
+) -> None:
+    rows = [
+        {"question": f"which {i}?", "context": "a b",
+         "answers": [{"text": answer[0], "answer_start": answer[1]}]} for i in range(9)
+    ]  # fmt: skip
+    path = write("a.jsonl", "\n".join(json_lines(rows)))
+    refused(lambda: Task.from_file(path, kind="span_qa"))
 
 
 @pytest.mark.parametrize("broken", ["qas", "answers", "paragraphs"])

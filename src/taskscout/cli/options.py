@@ -18,7 +18,10 @@ SplitColumn = Annotated[
         rich_help_panel=READ,
     ),
 ]
-Encoding = Annotated[str, typer.Option(help="Encoding of a text file.", rich_help_panel=READ)]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Encoding of a text file; found out by default.", rich_help_panel=READ),
+]
 DropUnlabelled = Annotated[
     bool,
     typer.Option("--drop-unlabelled", help="Leave out rows without a label.", rich_help_panel=READ),

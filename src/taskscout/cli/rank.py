@@ -42,7 +42,9 @@ _CHOICE = "Choosing sources"
 
 
 def rank(
-    file: Annotated[Path, typer.Argument(help="Your dataset: CSV, TSV, JSONL, Parquet or Arrow.")],
+    file: Annotated[
+        Path, typer.Argument(help="Your dataset: CSV, Excel, JSON, Parquet, ...; or a folder.")
+    ],
     text: Text = None,
     pair: Pair = None,
     label: Label = None,
@@ -54,7 +56,7 @@ def rank(
         ),
     ] = None,
     split_column: SplitColumn = None,
-    encoding: Encoding = "utf-8",
+    encoding: Encoding = None,
     max_characters: Annotated[
         int, typer.Option(help="Longest text; longer ones are cut.", rich_help_panel=READ)
     ] = 100_000,

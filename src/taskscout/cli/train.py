@@ -217,7 +217,7 @@ def train(
         ),
     ] = None,
     split_column: SplitColumn = None,
-    encoding: Encoding = "utf-8",
+    encoding: Encoding = None,
     drop_unlabelled: DropUnlabelled = False,
     drop_empty: DropEmpty = False,
     drop_rare: DropRare = False,

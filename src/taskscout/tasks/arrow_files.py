@@ -29,8 +29,8 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def read_parquet(path: Path) -> pa.Table:
-    """Read a Parquet file; pandas' categories come as their values.
+def read_parquet(path: Path | str, data: bytes | None = None) -> pa.Table:
+    """Read a Parquet file, or the bytes of one; pandas' categories come as their values.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def read_parquet(path: Path) -> pa.Table:
         Where it is damaged, no Parquet file, or holds more than :data:`LARGEST` bytes.
     """
     try:
-        with pa.OSFile(str(path)) as source:
+        with _opened(path, data) as source:
             # No look at the metadata of row groups: what is wrong there ends the process.
             schema = pq.ParquetFile(source).schema_arrow
             # A text that is repeated a million times stays one until the sizes were added up.
@@ -51,15 +51,19 @@ def read_parquet(path: Path) -> pa.Table:
         raise _damaged(path, "Parquet", error) from error
 
 
+def _opened(path: Path | str, data: bytes | None) -> pa.NativeFile:
+    return pa.OSFile(str(path)) if data is None else pa.BufferReader(data)
+
+
 def _read_parquet(
-    path: Path, source: pa.NativeFile, schema: pa.Schema, rows: int, once: list[str]
+    path: Path | str, source: pa.NativeFile, schema: pa.Schema, rows: int, once: list[str]
 ) -> pa.Table:
     reader = pq.ParquetFile(source, read_dictionary=once)
     return _table(path, schema, reader.iter_batches(batch_size=rows))
 
 
-def read_ipc(path: Path) -> pa.Table:
-    """Read a file in the Arrow IPC file or stream format, Feather among them.
+def read_ipc(path: Path | str, data: bytes | None = None) -> pa.Table:
+    """Read a file, or the bytes of one, in the Arrow IPC file or stream format, or Feather.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def read_ipc(path: Path) -> pa.Table:
         Where it is damaged, no Arrow file, or holds more than :data:`LARGEST` bytes.
     """
     try:
-        with pa.OSFile(str(path)) as source:
+        with _opened(path, data) as source:
             is_file = source.read(6) == b"ARROW1"
             source.seek(0)
             if not is_file:
@@ -89,7 +93,7 @@ def decoded(table: pa.Table) -> pa.Table:
     return table
 
 
-def _table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
+def _table(path: Path | str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Table:
     """Join batches, each validated before anything else touches it."""
     _require_names(schema)
     parts, size = [], 0
@@ -150,7 +154,7 @@ def _has_offsets(dtype: pa.DataType) -> bool:
     )
 
 
-def _damaged(path: Path, format_name: str, error: Exception) -> DataError:
+def _damaged(path: Path | str, format_name: str, error: Exception) -> DataError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return DataError(
         f"{path} cannot be read as {format_name} ({first}).",

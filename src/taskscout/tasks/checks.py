@@ -716,6 +716,14 @@ class _Check:
         elif any(isinstance(c, dict | list) for c in cells):
             firsts = [_first_answer(c) for c in cells]
             cells, starts = [t for t, _ in firsts], [s for _, s in firsts]
+            for row, (text, start) in enumerate(firsts):
+                if not isinstance(text, str | None) or not isinstance(start, int | None):
+                    raise DataError(
+                        f"{self.raw.at(self.columns['label'])}: {self.raw.place(row)} holds the "
+                        f"answer {str(text)[:80]!r} at {str(start)[:80]!r}.",
+                        "An answer is a text, and its start a whole number of characters from 0.",
+                        "Correct the row.",
+                    )
         else:
             starts = [
                 (c or "").find(t) if t else None for t, c in zip(cells, contexts, strict=True)

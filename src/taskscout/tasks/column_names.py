@@ -83,3 +83,20 @@ JUDGED_BY = ("context", "passage", "document", "evidence", "paragraph")
 #: are taken where one value at least names a split, for a subset may be a topic, a fold a number.
 SPLIT_COLUMNS_SURE = ("split", "splits", "data_split", "dataset_split")
 SPLIT_COLUMNS = ("partition", "set", "subset", "fold")
+
+
+def plain(name: str) -> str:
+    """A name as names are compared."""
+    return re.sub(r"[\s.\-]+", "_", name.strip().lower())
+
+
+_USUAL = frozenset(
+    [name for two in (*PAIRS, *COMPLETIONS_SURE, *COMPLETIONS) for name in two]
+    + [*TEXTS_SURE, *TEXTS, *TEXTS_LAST, *LABELS_SURE, *LABELS, *TOKENS, *TAGS, *CHOICES, *CORRECT]
+    + [*STEMS, *PASSAGES, *JUDGED_BY, *SPLIT_COLUMNS_SURE, *SPLIT_COLUMNS, "id", "index"]
+)
+
+
+def is_usual(name: str) -> bool:
+    """Whether columns are often called so."""
+    return plain(name) in _USUAL or bool(CHOICE_SERIES.fullmatch(plain(name)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -31,6 +30,7 @@ from taskscout.tasks.column_names import (
     TEXTS_LAST,
     TEXTS_SURE,
     TOKENS,
+    plain,
 )
 from taskscout.tasks.kinds import KINDS, SPLITS, Kind
 from taskscout.tasks.labels import (
@@ -39,7 +39,6 @@ from taskscout.tasks.labels import (
     is_list,
     is_scalar,
     is_string,
-    name_of,
     read_labels,
 )
 from taskscout.tasks.raw import LISTED, RawTable, join, option, quote, quoted
@@ -167,7 +166,7 @@ class _Chooser:
         self.split = self._split_column()
         taken = {named.text, named.pair, named.label, named.choices, self.split}
         nulls = {c for c in raw.table.column_names if raw.table[c].null_count == raw.table.num_rows}
-        empty = {c for c in nulls if _plain(c) not in LABELS_SURE[:3]}  # refused by name later
+        empty = {c for c in nulls if plain(c) not in LABELS_SURE[:3]}  # refused by name later
         self.free: list[str] = [c for c in raw.table.column_names if c not in taken | empty]
 
     def choose(self) -> Columns:
@@ -199,7 +198,7 @@ class _Chooser:
 
     def _find(self, names: Iterable[str], but: Sequence[str | None] = ()) -> list[str]:
         """Find the free columns that bear one of these names, in the order of the names."""
-        by_name = {_plain(c): c for c in reversed(self.free) if c not in but}
+        by_name = {plain(c): c for c in reversed(self.free) if c not in but}
         return [by_name[n] for n in names if n in by_name]
 
     def _first(self, named: str | None, names: Iterable[str], test: str) -> str | None:
@@ -242,7 +241,7 @@ class _Chooser:
         own = {self.named.text, self.named.pair, self.named.label, self.named.choices}
         candidates = [named] if named else [
             c for n in SPLIT_COLUMNS_SURE + SPLIT_COLUMNS for c in self.raw.table.column_names
-            if _plain(c) == n and c not in own
+            if plain(c) == n and c not in own
         ]  # fmt: skip
         for name in candidates:
             column = self.raw.table[name]
@@ -252,7 +251,7 @@ class _Chooser:
             strange = [v for v in values if not is_understood(v)]
             if not strange:
                 return name
-            sure = bool(named) or _plain(name) in SPLIT_COLUMNS_SURE
+            sure = bool(named) or plain(name) in SPLIT_COLUMNS_SURE
             if sure or len(strange) < len(values):
                 row = column.to_pylist().index(strange[0])
                 others = [repr(v) for v in strange[1:LISTED]]
@@ -312,11 +311,11 @@ class _Chooser:
         if not choices:
             series: dict[str, list[str]] = {}
             for column in self.free:
-                match = CHOICE_SERIES.fullmatch(_plain(column))
+                match = CHOICE_SERIES.fullmatch(plain(column))
                 if match and is_string(self._type(column)):
                     series.setdefault(match[1], []).append(column)
             choices = max(series.values(), key=len, default=[])
-            choices = sorted(choices, key=_plain) if len(choices) > 1 else []
+            choices = sorted(choices, key=plain) if len(choices) > 1 else []
         if not choices:
             return None
         self.free = [c for c in self.free if c not in choices]
@@ -481,7 +480,7 @@ class _Chooser:
     def _label_by_name(self, taken: Sequence[str | None]) -> str | None:
         sure = [c for c in self._find(LABELS_SURE, taken) if self._may_be_label(c)]
         fit = [c for c in sure if self._is_label(c)]
-        if fit or (sure and _plain(sure[0]) in LABELS_SURE[:3]):
+        if fit or (sure and plain(sure[0]) in LABELS_SURE[:3]):
             return (fit or sure)[0]
         found = [c for c in self._find(LABELS, taken) if self._may_be_label(c)]
         fit = [c for c in found if self._is_label(c)]
@@ -493,14 +492,6 @@ class _Chooser:
     def _label_by_type(self, taken: Sequence[str | None]) -> str:
         rest = [c for c in self.free if c not in taken]
         found = [c for c in rest if self._may_be_label(c) and self._is_label(c)]
-        for name in found if self.raw.has_header else ():
-            if name.strip() in {name_of(v) for v in read_labels(self.raw, name).values}:
-                raise DataError(
-                    f"{self.raw.origin}: row 1 looks like an example, not like column names: "
-                    f"{quoted(self.raw.table.column_names)}.",
-                    f"{name!r} is also a value further down in the same column.",
-                    "Put a first row with the names of the columns, such as text and label.",
-                )
         if len(found) > 1:
             self._ambiguous_label(found)
         if not found:
@@ -560,10 +551,6 @@ class _Chooser:
             )
         return "regression", f"{quote(name)} holds {n:,} different whole numbers and is read as " \
             f"numbers; {as_classes}"  # fmt: skip
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s.\-]+", "_", name.strip().lower())
 
 
 def _is_choice_list(dtype: pa.DataType) -> bool:

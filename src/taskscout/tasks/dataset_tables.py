@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from taskscout.errors import DataError
 from taskscout.tasks.arrow_files import decoded
-from taskscout.tasks.raw import RawTable
+from taskscout.tasks.raw import Odd, RawTable
 
 
 def table_of_dataset(dataset: Any, origin: str) -> RawTable:
@@ -46,9 +47,25 @@ def table_of_dataset(dataset: Any, origin: str) -> RawTable:
             )
     if not tables:
         raise DataError(f"{origin} has no splits.", "There is nothing to read.", "Give data.")
+    parts = {
+        split: RawTable(origin, decoded(each), range(1, each.num_rows + 1), label_names=names)
+        for split, each in tables.items()
+    }
+    return joined(origin, parts)
+
+
+def joined(origin: str, parts: Mapping[str, RawTable]) -> RawTable:
+    """Join tables of the same columns to one, with a split for each where there are several.
+
+    Raises
+    ------
+    DataError
+        Where a column has two types.
+    """
     try:
         table = pa.concat_tables(
-            [t.replace_schema_metadata(None) for t in tables.values()], promote_options="permissive"
+            [part.table.replace_schema_metadata(None) for part in parts.values()],
+            promote_options="permissive",
         )
     except pa.ArrowException as error:
         raise DataError(
@@ -56,13 +73,19 @@ def table_of_dataset(dataset: Any, origin: str) -> RawTable:
             "They are read as one task.",
             "Give one split, or make the types equal.",
         ) from error
-    splits, start = {}, 0
-    for split, part in tables.items():
-        splits[split] = range(start, start + part.num_rows)
-        start += part.num_rows
-    numbers = range(1, table.num_rows + 1)
+    splits: dict[str, range] = {}
+    numbers: list[int] = []
+    odd: dict[str, Odd] = {}
+    label_names: dict[str, tuple[str, ...]] = {}
+    for split, part in parts.items():
+        start = len(numbers)
+        splits[split] = range(start, start + len(part))
+        numbers += part.numbers
+        odd = {c: replace(o, row=o.row + start) for c, o in part.odd.items()} | odd
+        label_names |= part.label_names
+    notes = tuple(dict.fromkeys(note for part in parts.values() for note in part.notes))
     return RawTable(
-        origin, decoded(table), numbers, splits if len(splits) > 1 else {}, label_names=names
+        origin, table, numbers, splits if len(splits) > 1 else {}, label_names, odd, notes
     )
 
 

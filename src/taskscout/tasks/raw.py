@@ -36,13 +36,11 @@ class RawTable:
         The number of each row as the user sees it: in CSV and TSV the header is row 1, in JSON
         lines it is the line, elsewhere the first example is row 1.
     splits
-        Rows of each split, where the data came in splits; row numbers then start anew in each.
+        Rows of each split, where the data came in splits; row numbers start anew in each.
     label_names
         Names of the classes by column, where the data declare them (``ClassLabel``).
     odd
         Columns of mixed types, which ``table`` holds as text.
-    has_header
-        True where the column names were read from the first row of a text file.
     notes
         Lines for the user on how the rows were read.
     """
@@ -53,7 +51,6 @@ class RawTable:
     splits: Mapping[str, range] = field(default_factory=dict)
     label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     odd: Mapping[str, Odd] = field(default_factory=dict)
-    has_header: bool = False
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -63,7 +60,7 @@ class RawTable:
         """Name one row as the user sees it: ``row 17`` or ``row 17 of split 'test'``."""
         for split, rows in self.splits.items():
             if row in rows:
-                return f"row {row - rows.start + 1} of split {split!r}"
+                return f"row {self.numbers[row]} of split {split!r}"
         return f"row {self.numbers[row]}"
 
     def places(self, rows: Sequence[int] | NDArray[np.int64]) -> str:

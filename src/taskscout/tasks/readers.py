@@ -62,9 +62,12 @@ def read_file(
     drop_empty: bool = False,
     drop_rare: bool = False,
     max_characters: int = 100_000,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
 ) -> TaskParts:
-    """Read a task from a CSV, TSV, JSON lines, JSON, Parquet or Arrow file.
+    """Read a task from a file, or from a folder or zip of one file for each split.
+
+    Files are CSV, TSV, text, JSON lines, JSON, Excel and OpenDocument workbooks, Parquet and
+    Arrow; text files also packed by gzip, bzip2 or xz.
 
     Columns that are not named are inferred (:func:`~taskscout.tasks.columns.choose_columns`);
     the first of the task's notes says what was chosen. A column ``split`` is honoured, its values
@@ -92,7 +95,8 @@ def read_file(
     max_characters
         Longer texts are cut to this many characters.
     encoding
-        Encoding of CSV, TSV and JSON files; a byte-order mark is accepted.
+        Encoding of text files. By default UTF-8, UTF-16 where a mark or the bytes say so, and
+        else Windows' cp1252 where that reads as text, which is said.
 
     Raises
     ------

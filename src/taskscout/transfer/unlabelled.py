@@ -20,7 +20,7 @@ def read_unlabelled(
     *,
     text: str | None = None,
     pair: str | None = None,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
 ) -> Task:
     """Read a target that has no labels: all its rows, as the split ``test``.
 
