@@ -121,10 +121,10 @@ PAGES = (
         ("zero_shot",),
     ),
     Page(
-        "pools",
-        "Damaged pools",
-        "What happens when the files of a pool are damaged?",
-        ("robustness-pools",),
+        "robustness",
+        "Damaged files and pools",
+        "What happens when files, or those of a pool, are damaged?",
+        ("robustness-files", "robustness-pools"),
     ),
 )
 
