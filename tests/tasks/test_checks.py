@@ -673,3 +673,60 @@ def test_canonical_columns_have_their_types_and_order() -> None:
     assert schema.types == [pa.large_string(), pa.int64()]
     table = pa.table({"label": pa.array([3.6], pa.float32()), "text": ["a"]})
     assert canonical(table, "regression")["label"].to_pylist() == [3.6]
+
+
+# -- several faults, and remarks ---------------------------------------------------------------
+
+
+TEXTS = [f"this is text number {i}" for i in range(12)]
+
+
+def test_two_faults_of_one_file_are_told_in_one_run(refused: Refused) -> None:
+    columns = {"text": [*TEXTS[:8], "", *TEXTS[9:]], "label": [None, None, *["a", "b"] * 5]}
+    error = refused(lambda: read(columns))
+    assert "column `text`: an empty text in 1 row (row 9). Also: " in error.found
+    assert "column `label`: no label in 2 rows of 12 (rows 1 and 2)" in error.found
+    assert "--drop-empty" in error.remedy
+    assert "--drop-unlabelled" in error.remedy
+    # One of them allowed leaves the other.
+    assert "Also" not in refused(lambda: read(columns, drop_empty=True)).found
+    assert len(read(columns, drop_empty=True, drop_unlabelled=True)) == 9
+
+
+def test_a_consequence_of_a_fault_is_no_fault(refused: Refused) -> None:
+    """Without its unlabelled rows a class has one example left; with labels it may not."""
+    columns = {"text": TEXTS, "label": ["c", None, *["a", "b"] * 5]}
+    error = refused(lambda: read(columns))
+    assert "no label in 1 row" in error.found
+    assert "fewer than two examples" not in error.found
+    empty = {"text": [""] * 12, "label": ["a", "b"] * 6}
+    assert "an empty text in 12 rows" in refused(lambda: read(empty)).found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Good", "good"), ("not so", "not  so"), ("caf\u00e9", "cafe\u0301"), ("A\u00a0B", "a b")],
+)
+def test_classes_that_are_written_in_two_ways_are_remarked_on(one: str, other: str) -> None:
+    task = read({"text": TEXTS, "label": [one, other, "bad"] * 4})
+    assert task.n_classes == 3
+    (note,) = [n for n in task.notes if n.startswith("classes that differ only in case")]
+    assert f"{min(one, other)!r} and {max(one, other)!r}" in note
+    plain = read({"text": TEXTS, "label": ["good", "fine", "bad"] * 4})
+    assert not any("differ only" in n for n in plain.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("stars", [1, 2, 3, 4, 5], True), ("Star Rating", [0, 1, 2], True),
+        ("label", [1, 2, 3, 4, 5], False), ("stars", [0, 1], False), ("rating", [1, 5, 9], False),
+    ],
+)  # fmt: skip
+def test_ratings_have_an_order_and_it_is_said(name: str, values: list[int], said: bool) -> None:
+    texts = [f"this is text number {i}" for i in range(60)]
+    task = read({"text": texts, name: [values[i % len(values)] for i in range(60)]})
+    assert task.kind == "classification"
+    assert (
+        any("holds ratings from" in n and "--task-kind regression" in n for n in task.notes) == said
+    )

@@ -29,6 +29,7 @@ from taskscout.tasks.kinds import SEQUENCE_KINDS, Kind
 from taskscout.tasks.labels import (
     Labels,
     Purpose,
+    alike,
     as_float64,
     distinct,
     is_list,
@@ -38,7 +39,7 @@ from taskscout.tasks.labels import (
     read_labels,
 )
 from taskscout.tasks.near_misses import PADDING, broken_rows, nearest_part, without_padding
-from taskscout.tasks.raw import RawTable, class_list, count, join, option, quote
+from taskscout.tasks.raw import LISTED, RawTable, class_list, count, join, option, quote
 from taskscout.tasks.written_numbers import is_like_a_number
 
 _TEXT = pa.large_string()
@@ -172,7 +173,13 @@ def check(
         "multiple_choice": run.multiple_choice,
         "text_to_text": run.text_to_text,
     }
-    table = canonical(pa.table(make[columns.kind]()), columns.kind)
+    try:
+        table = canonical(pa.table(make[columns.kind]()), columns.kind)
+    except DataError:
+        if not run.faults:
+            raise  # else it may be a consequence of these
+    if run.faults:
+        raise _together(run.faults)
     return Checked(table, run.keep, run.names, run.about, (*columns.remarks, *run.notes))
 
 
@@ -188,6 +195,7 @@ class _Check:
     no_label: tuple[str, str] | None = None
     hidden_by: str = ""
     notes: list[str] = field(default_factory=list)
+    faults: list[DataError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.keep: NDArray[np.bool_] = np.ones(len(self.raw), dtype=bool)
@@ -611,7 +619,7 @@ class _Check:
                 f"Add rows of another class, or name another column with {option('label')}.",
             )
         rare = np.flatnonzero(sizes < 2)
-        if len(rare):
+        if len(rare) and not self.faults:
             self._leave_out_rare(labels, ids, rare)
             ids = self._ids_by_name(labels, labels.codes[self.keep])
             if len(self.names) < 2:
@@ -621,8 +629,19 @@ class _Check:
                     "With one class only there is nothing to predict.",
                     "Add examples.",
                 )
+        self._remark_alike()
         self.about = f"{count(len(self.names), 'class')}: {class_list(self.names)}"
         return ids
+
+    def _remark_alike(self) -> None:
+        """Say which classes differ only in what is easily written in two ways."""
+        groups = alike(self.names)
+        if groups:
+            shown = [" and ".join(map(repr, group)) for group in groups[:LISTED]]
+            self.notes.append(
+                f"classes that differ only in case, spaces or Unicode form: "
+                f"{join(shown, len(groups))}; if they are one, write them alike"
+            )
 
     def _leave_out_rare(
         self, labels: Labels, ids: NDArray[np.int64], rare: NDArray[np.int64]
@@ -813,17 +832,33 @@ class _Check:
     def _leave_out(
         self, bad: NDArray[np.bool_], *, drop: bool, found: str, why: str, remedy: str, note: str
     ) -> None:
-        """Leave rows out where the user allows it, refuse them where not."""
+        """Leave rows out where the user allows it, note a fault where not.
+
+        The faulty rows are left out of what is checked next, so that one run tells all faults.
+        """
         rows = np.flatnonzero(bad & self.keep)
         if not len(rows):
             return
         words = {"n": count(len(rows), "row"), "rows": self.raw.places(rows)}
-        if not drop:
-            raise DataError(_fill(found, words), why, remedy)
         self.keep[rows] = False
+        if not drop:
+            self.faults.append(DataError(_fill(found, words), why, remedy))
+            if not self.keep.any():
+                raise self.faults[-1]
+            return
         self.notes.append(_fill(note, words))
         if not self.keep.any():
             raise DataError(_fill(found, words), "No row is left without these.", "Fill them in.")
+
+
+def _together(faults: Sequence[DataError]) -> DataError:
+    """One error for several faults of one file."""
+    found = " Also: ".join(fault.found for fault in faults)
+    why, remedy = (
+        " ".join(dict.fromkeys(getattr(fault, part) for fault in faults))
+        for part in ("why", "remedy")
+    )
+    return DataError(found, why, remedy)
 
 
 def _fill(text: str, words: Mapping[str, str]) -> str:

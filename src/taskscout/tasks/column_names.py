@@ -50,6 +50,11 @@ LABELS = (
     "duplicate", "answer", "gold", "annotation", "tag", "genre", "type", "grade", "spam",
     "verdict", "act", "final_decision", "acceptability", "output", "coarse_label", "fine_label",
 )  # fmt: skip
+#: Names of labels whose whole numbers have an order.
+RATINGS = (
+    "rating", "ratings", "stars", "star_rating", "score", "grade", "similarity", "similarity_score",
+    "relatedness_score", "difficulty", "level", "review_rating", "overall",
+)  # fmt: skip
 #: Columns of tokens and of their tags.
 TOKENS = ("tokens", "words", "token")
 TAGS = ("ner_tags", "tags", "labels", "label", "ner", "ner_labels", "pos_tags", "upos", "pos",

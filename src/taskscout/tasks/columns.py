@@ -22,6 +22,7 @@ from taskscout.tasks.column_names import (
     LABELS_SURE,
     PAIRS,
     PASSAGES,
+    RATINGS,
     SPLIT_COLUMNS,
     SPLIT_COLUMNS_SURE,
     STEMS,
@@ -539,7 +540,7 @@ class _Chooser:
             )
             return "regression", f"{remark}; {as_classes}" if few else ""
         if are_classes(labels):
-            return "classification", ""
+            return "classification", self._about_order(labels, name)
         n = len(labels.values)
         if n == labels.rows and n > 10 and max(labels.values) - min(labels.values) == n - 1:
             raise DataError(
@@ -551,6 +552,17 @@ class _Chooser:
             )
         return "regression", f"{quote(name)} holds {n:,} different whole numbers and is read as " \
             f"numbers; {as_classes}"  # fmt: skip
+
+    def _about_order(self, labels: Labels, name: str) -> str:
+        """Say that ratings have an order which classes lose."""
+        low, high = min(labels.values), max(labels.values)
+        n = len(labels.values)
+        if plain(name) not in RATINGS or n < 3 or high - low + 1 != n:
+            return ""
+        return (
+            f"{quote(name)} holds ratings from {low} to {high} and is read as {n} classes, without "
+            f"their order; as numbers: {option('kind', 'regression')}"
+        )
 
 
 def _is_choice_list(dtype: pa.DataType) -> bool:

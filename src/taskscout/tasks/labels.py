@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -120,6 +122,21 @@ def name_of(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def alike(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Group names that differ only in case, in spaces or by Unicode form.
+
+    Examples
+    --------
+    >>> alike(["Good", "good", "bad", "caf\u00e9", "cafe\u0301", "not  so", "not so"])
+    [('Good', 'good'), ('caf\u00e9', 'cafe\u0301'), ('not  so', 'not so')]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        groups.setdefault(key, []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def read_labels(raw: RawTable, name: str, purpose: Purpose = None) -> Labels:
