@@ -33,11 +33,11 @@ from taskscout.methods.tuned_parameters import (
     half,
     products,
 )
+from taskscout.models.adapting import digest
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
 from taskscout.models.recipe import Recipe
 from taskscout.models.tuned_model import TunedModel
-from taskscout.models.tuning import digest
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
 from tests.tiny import TOPICS, tiny_encoder, toy_task

@@ -12,10 +12,11 @@ import pytest
 
 from taskscout import Pool, Workbench, rank
 from taskscout.errors import ModelError
+from taskscout.models.adapting import _MODULES, apply_adapter
 from taskscout.models.cache import NoCache
 from taskscout.models.encoder import Encoder
 from taskscout.models.recipe import Recipe
-from taskscout.models.tuning import _MODULES, apply_adapter, tune
+from taskscout.models.tuning import tune
 from taskscout.pools.build import add_source, encoder_header
 from tests.tiny import VOCABULARY, tiny_encoder, toy_task
 

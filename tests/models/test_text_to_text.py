@@ -13,14 +13,15 @@ import pytest
 import torch
 
 from taskscout.errors import DataError, ModelError
-from taskscout.models import tuning
+from taskscout.models import adapting
+from taskscout.models.adapting import adapted, apply_adapter
 from taskscout.models.encoder import Encoder
 from taskscout.models.objectives import load_body, predict
 from taskscout.models.objectives.text_to_text import LanguageModel, TextToText
 from taskscout.models.prompts import PromptedLanguageModel, with_language_prompt
 from taskscout.models.recipe import Recipe, Tuning
 from taskscout.models.rendering import Template, as_text_to_text
-from taskscout.models.tuning import adapted, apply_adapter, tune
+from taskscout.models.tuning import tune
 from taskscout.tasks import Task
 from tests.models.test_objectives import toy_choices, toy_spans, toy_tags
 from tests.tiny import FILLER, TOPICS, VOCABULARY, tiny_encoder, toy_task
@@ -308,7 +309,7 @@ def test_tunings_without_sense_are_refused(models: dict[str, Encoder], tuning: T
 def test_layers_that_are_not_there_are_refused(
     models: dict[str, Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(tuning._MODULES, "all", r".*no_such_layer")
+    monkeypatch.setitem(adapting._MODULES, "all", r".*no_such_layer")
     with pytest.raises(ModelError, match="none of the layers"):
         tune(toy_texts(8), models["gpt2"], RECIPE)
     with pytest.raises(ModelError, match="no biases"):

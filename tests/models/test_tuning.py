@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from taskscout.errors import ModelError
+from taskscout.models.adapting import apply_adapter, digest, initial_parameters, task_vector
 from taskscout.models.encoder import Encoder
 from taskscout.models.prompts import PromptedBody, prompt_vocabulary, with_prompt
 from taskscout.models.recipe import Recipe, Tuning
 from taskscout.models.tuned_model import TunedModel
 from taskscout.models.tuned_store import from_bytes, to_bytes
-from taskscout.models.tuning import apply_adapter, digest, initial_parameters, task_vector, tune
+from taskscout.models.tuning import tune
 from tests.tiny import BAD, GOOD, TOPICS, tiny_encoder, toy_task
 
 TUNINGS: tuple[Tuning, ...] = ("full", "lora", "prompt", "p-tuning-v2", "bitfit", "head")

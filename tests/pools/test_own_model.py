@@ -23,9 +23,11 @@ from taskscout import Encoder, Pool, Workbench, rank, train
 from taskscout.errors import DataError, PoolError
 from taskscout.models import sizing
 from taskscout.models.cache import NoCache
+from taskscout.models.objectives import objective_of
 from taskscout.models.recipe import Recipe
+from taskscout.models.session import Session
 from taskscout.models.sizing import count_parameters, sized_recipe
-from taskscout.models.tuning import _ready_to_train, tune
+from taskscout.models.tuning import tune
 from taskscout.pools import estimate
 from taskscout.pools.estimate import estimate_build, require_room
 from taskscout.pools.like import NO_DATA, build_like, chosen_sources, mean_gains
@@ -191,8 +193,8 @@ def test_recomputed_activations_change_nothing(other: Encoder):
     task, short = toy_task(n=40), replace(RECIPE, max_steps=3)
     kept = tune(task, other, short, evaluate=None)
     recomputing = replace(short, recompute=True)
-    body = _ready_to_train(other.load_model(), other, recomputing)
-    assert body.encoder.layer[0].gradient_checkpointing
+    body = Session(objective_of(task, other, recomputing), recomputing).body
+    assert any(getattr(module, "gradient_checkpointing", False) for module in body.modules())
     again = tune(task, other, recomputing, evaluate=None)
     for name, array in kept.parameters.items():
         np.testing.assert_allclose(again.parameters[name], array, atol=1e-6)

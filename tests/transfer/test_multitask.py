@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from taskscout.errors import TransferError
 from taskscout.models.objectives import objective_of
 from taskscout.models.recipe import Recipe
+from taskscout.models.session import validation_rows
 from taskscout.tasks import Task
 from taskscout.transfer.multitask import (
     SharedModel,
     _Collate,
-    _held,
     check_tasks,
     mixed_order,
     mixing_shares,
@@ -112,9 +112,11 @@ def test_each_task_weighs_the_same_in_early_stopping(tiny):
     def with_validation(task, n):
         return replace(task, tables={**task.tables, "validation": task.tables["test"].slice(0, n)})
 
-    held = _held([with_validation(REVIEWS, 20), with_validation(STARS, 6)], tiny, SHORT)
-    assert Counter(row["task"] for row in held) == {0: 6, 1: 6}
-    assert _held([with_validation(REVIEWS, 20), STARS], tiny, SHORT) == []
+    both = [with_validation(REVIEWS, 20), with_validation(STARS, 6)]
+    stopping = replace(SHORT, early_stopping=2)
+    assert [len(rows) for rows in validation_rows(both, tiny, stopping)] == [6, 6]
+    assert validation_rows([both[0], STARS], tiny, stopping) == []
+    assert validation_rows(both, tiny, replace(SHORT, early_stopping=0)) == []
 
 
 def test_tasks_of_several_kinds_share_a_body(tiny):
@@ -195,7 +197,8 @@ import json, sys
 from pathlib import Path
 from taskscout.models.encoder import Encoder
 from taskscout.models.recipe import Recipe
-from taskscout.models.tuning import digest
+from taskscout.models.session import validation_rows
+from taskscout.models.adapting import digest
 from taskscout.transfer.multitask import tune_together
 from tests.tiny import toy_task
 encoder = Encoder(sys.argv[1], max_length=32, precision="fp32", device="cpu")

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from taskscout.errors import DataError, TransferError
+from taskscout.models.adapting import initial_parameters
 from taskscout.models.recipe import Recipe
-from taskscout.models.tuning import initial_parameters, tune
+from taskscout.models.tuning import tune
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer import strategies
 from taskscout.transfer.origin import Origin

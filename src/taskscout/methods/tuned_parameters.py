@@ -119,7 +119,7 @@ class TunedParameters(BaseMethod):
 
     def own(self, tuned: TunedModel, bench: Workbench) -> dict[str, Array]:
         """Make of the target's tuned model what descriptions keep of the sources'."""
-        from taskscout.models.tuning import task_vector
+        from taskscout.models.adapting import task_vector
 
         return self.keep(task_vector(tuned, bench.encoder, at=self.at))
 
@@ -129,7 +129,7 @@ class TunedParameters(BaseMethod):
             return None
         if tuned.recipe.tuning != "full":
             return self.keep(tuned.initial)
-        from taskscout.models.tuning import initial_parameters
+        from taskscout.models.adapting import initial_parameters
 
         return self.keep(initial_parameters(bench.encoder, tuned.recipe))
 
@@ -148,7 +148,7 @@ class TunedParameters(BaseMethod):
 
     def describe(self, source: Task, bench: Workbench) -> Description:
         """Tune the encoder on the source and keep what changed."""
-        from taskscout.models.tuning import task_vector
+        from taskscout.models.adapting import task_vector
 
         tuned = bench.tuned(source, self.recipe(bench, self.source_at))
         kept = self.keep(task_vector(tuned, bench.encoder, at=self.source_at))

@@ -41,7 +41,7 @@ class TunedModel:
         ``<parameter>.difference`` to the encoder's own.
     initial
         What they began as, by the same names; empty after full fine-tuning, where the encoder's
-        own weights say it (:func:`task_vector`).
+        own weights say it (:func:`taskscout.models.adapting.task_vector`).
     initialisation
         Digest of what they began as: models of one initialisation can be compared as they are.
     checkpoints

@@ -262,7 +262,7 @@ def restored(
     def model() -> Any:
         import torch
 
-        from taskscout.models.tuning import adapted, apply_adapter, put_parameters
+        from taskscout.models.adapting import adapted, apply_adapter, put_parameters
 
         body = encoder.load_model()
         if all(map(is_change, parameters)):

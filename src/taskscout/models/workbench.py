@@ -329,7 +329,7 @@ class Workbench:
     @contextmanager
     def _adapted_model(self, adapter: Mapping[str, NDArray[Any]]) -> Iterator[Any]:
         """Lend the base model with an adapter merged in; its own weights come back untouched."""
-        from taskscout.models.tuning import apply_adapter, changed_parameters
+        from taskscout.models.adapting import apply_adapter, changed_parameters
 
         parameters = changed_parameters(self._carrier, adapter)
         own = [p.data for p in parameters]

@@ -141,7 +141,7 @@ def save_adapter(tuned: TunedModel, encoder: Encoder, folder: Path) -> bool:
     import torch
     from safetensors.torch import save_file
 
-    from taskscout.models.tuning import adapted, apply_adapter, put_parameters
+    from taskscout.models.adapting import adapted, apply_adapter, put_parameters
 
     if not tuned.adapter:
         return False

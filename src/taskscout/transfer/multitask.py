@@ -8,9 +8,7 @@ task is drawn follows its size, or its size to the power 1/T (Raffel et al. 2020
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +23,19 @@ from taskscout.errors import TransferError
 from taskscout.models.encoder import Encoder
 from taskscout.models.heads import SequenceModel
 from taskscout.models.recipe import Recipe
+from taskscout.models.session import (
+    Session,
+    hash_of,
+    quiet_transformers,
+    training_rows,
+    validation_rows,
+)
 from taskscout.models.tuned_model import Arrays
 from taskscout.tasks import Task
 from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
     from taskscout.models.objectives import Objective
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -252,25 +255,20 @@ def tune_together(
     ModelError
         As :func:`taskscout.models.tuning.tune`.
     """
-    from transformers import set_seed
-    from transformers.utils import logging
-
-    from taskscout.models import tuning
     from taskscout.models.objectives import check_split, objective_of
-    from taskscout.models.training import Run, planned_steps, train
+    from taskscout.models.training import planned_steps
 
     check_tasks(tasks)
     for task in tasks:
         check_split(task, "train")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     bounded = [t.sample(recipe.examples, seed=recipe.seed) for t in tasks]
     objectives = [
         # A head of its own for each, whatever the others are.
         objective_of(t, encoder, replace(recipe, metric="", seed=recipe.seed + i))
         for i, t in enumerate(bounded)
     ]
-    examples = [_within(o, recipe) for o in objectives]
+    examples = [training_rows(o, recipe) for o in objectives]
     sizes = [len(e) for e in examples]
     order = np.concatenate(
         [np.stack([np.full(n, t), np.arange(n)], 1) for t, n in enumerate(sizes)]
@@ -284,81 +282,33 @@ def tune_together(
         schedule = replace(recipe, epochs=1, least_steps=1, max_steps=total)
     rows = [{**row, "task": t} for t, i in order.tolist() for row in examples[t][i]]
 
-    set_seed(recipe.seed)
-    body = tuning._ready_to_train(objectives[0].load_body(), encoder, recipe)
-    tuned_body = tuning.adapted(body, encoder, recipe)
-    initialisation = tuning.digest(tuning._arrays(tuned_body, encoder, recipe))
-    models = [o.model(tuned_body, seed=o.recipe.seed) for o in objectives]
-    if recipe.dropout is not None:
-        for each in models:
-            for module in each.children():
-                if isinstance(module, nn.Dropout):
-                    module.p = recipe.dropout
-    model = SharedModel(tuned_body, models, encoder)
-    identity = json.dumps(
-        [
-            [tuning._identity(t, encoder, recipe, initialisation) for t in bounded],
-            [t.name for t in tasks],
-            temperature,
-        ]
-    )
-    run = Run(
-        model=model,
-        rows=rows,
-        held=_held(tasks, encoder, recipe) if recipe.early_stopping else [],
+    session = Session(objectives[0], recipe)
+    models = [o.model(session.body, seed=o.recipe.seed) for o in objectives]
+    identity = [[session.identity(t) for t in bounded], [t.name for t in tasks], temperature]
+    trained = session.train(
+        SharedModel(session.body, models, encoder),
+        rows,
+        held=[
+            {**row, "task": i}
+            for i, held in enumerate(validation_rows(tasks, encoder, recipe))
+            for row in held
+        ],
         lengths=[objectives[row["task"]].length(row) for row in rows],
         collate=_Collate(objectives),
-        recipe=schedule,
-        encoder=encoder,
-        optimizer=lambda: tuning._optimizer(model, recipe, encoder.device),
-        read=lambda: tuning._arrays(tuned_body, encoder, recipe),
-        identity=hashlib.blake2b(identity.encode(), digest_size=16).hexdigest(),
+        identity=hash_of(json.dumps(identity)),
+        schedule=schedule,
         folder=folder,
         budget_seconds=budget_seconds,
     )
-    with tuning._frozen_in_half(tuned_body, encoder):
-        trained = train(run)
-    parameters = tuning._arrays(tuned_body, encoder, recipe, copy=recipe.tuning != "full")
-    if recipe.tuning == "lora":
-        tuned_body = tuned_body.merge_and_unload()
+    parameters = session.parameters()
+    body = session.tuned_body()
     for each in models:
-        each.body = tuned_body
+        each.body = body
         each.eval()
     return Together(
-        tuple(t.name for t in tasks), tuned_body, tuple(models), recipe, parameters,
+        tuple(t.name for t in tasks), body, tuple(models), recipe, parameters,
         trained.seconds, sum(sizes), trained.steps,
     )  # fmt: skip
-
-
-def _within(objective: Objective, recipe: Recipe) -> list[list[dict[str, Any]]]:
-    """Training examples as rows of features, within the recipe's tokens."""
-    from taskscout.models.tuning import _fitting
-
-    examples = objective.rows("train")
-    prompt = recipe.prompt_length if recipe.tuning == "prompt" else 0
-    lengths = [sum(objective.length(row) + prompt for row in rows) for rows in examples]
-    shuffled = np.random.default_rng(recipe.seed).permutation(len(examples))
-    return [examples[i] for i in _fitting(lengths, recipe.tokens, shuffled)]
-
-
-def _held(tasks: Sequence[Task], encoder: Encoder, recipe: Recipe) -> list[dict[str, Any]]:
-    """As many validation rows of each task, so that their mean is the mean over tasks."""
-    from taskscout.models.objectives import objective_of
-
-    found = []
-    for i, task in enumerate(tasks):
-        if "validation" not in task.tables or not task.tables["validation"].num_rows:
-            log.warning(
-                "Task %r has no validation split, which early stopping looks at: training goes on "
-                "to its end.", task.name,
-            )  # fmt: skip
-            return []
-        task = task.sample(recipe.test_examples, split="validation", seed=recipe.seed)
-        objective = objective_of(task, encoder, replace(recipe, metric=""))
-        rows = [row for example in objective.rows("validation") for row in example]
-        found.append([{**row, "task": i} for row in rows])
-    least = min(len(rows) for rows in found)
-    return [row for rows in found for row in rows[:least]]
 
 
 class _Collate:

@@ -368,7 +368,7 @@ class _Run:
 
     def _averaged(self, origins: Sequence[Origin]) -> Start:
         """Add the mean of several adapters to the encoder, where no data allow a sequence."""
-        from taskscout.models.tuning import apply_adapter
+        from taskscout.models.adapting import apply_adapter
 
         models = [o.model() for o in origins]
         other = [o.name for o, m in zip(origins, models, strict=True) if not m.adapter]
