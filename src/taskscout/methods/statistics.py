@@ -7,16 +7,15 @@ make a second ranking of the same target free of any pass over its rows.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from taskscout.methods.evidence_rows import EvidenceRows
-from taskscout.models.workbench import Workbench, row_keys
+from taskscout.models.workbench import Workbench
 
 Array = NDArray[np.float64]
 Centring = Literal["none", "features", "both"]
@@ -155,10 +154,8 @@ def target_statistics(
 ) -> TargetStatistics:
     """Statistics of a target's rows under the base encoder, from the cache where it has them.
 
-    They are kept where embeddings are, in a space of their own, under a key of the encoder, the
-    texts and the label columns; dropping the embeddings drops them too. A target of more than a
-    few blocks of rows is embedded block by block, and never held whole. Rows that count about
-    their means over an example are taken as their contrasts.
+    A target of more than a few blocks of rows is embedded block by block, and never held whole.
+    Rows that count about their means over an example are taken as their contrasts.
 
     Parameters
     ----------
@@ -172,51 +169,31 @@ def target_statistics(
         Of the middle layer's embeddings too: d columns of the last layer, d of the middle one.
     """
     texts, pairs = rows.task.inputs("train")
-    keys = row_keys(texts, pairs, rows.words)
-    digest = hashlib.blake2b(np.ascontiguousarray(columns).tobytes(), digest_size=16)
-    digest.update(b"".join(keys))
-    if rows.within:
-        digest.update(rows.examples.tobytes())
-    c, key = columns.shape[1], digest.digest()
     dimension = (1 + middle) * bench.encoder.dimension
-    space = f"{bench.encoder.space}{'+middle' * middle}+statistics-{c}"
 
     def make() -> TargetStatistics:
-        known, found = bench.cache.get(space, [key])
-        if known is not None and found[0]:
-            try:
-                # The cache keeps rows of float32; here two of them are the halves of a float64.
-                vector = np.ascontiguousarray(known[0]).view("<f8").astype(np.float64)
-                stored = TargetStatistics.from_vector(vector, dimension, c)
-            except ValueError:
-                pass  # of an encoder that has changed under the same name: made again
-            else:
-                bench.count_recalled(bench.encoder.space, keys, len(texts))
-                return stored
         if rows.within:
             features = rows.contrasts(rows.features(bench, middle=middle))
-            made = TargetStatistics.of(features, rows.contrasts(columns))
-        elif rows.words is not None or len(texts) <= 4 * _BLOCK:
-            made = TargetStatistics.of(rows.features(bench, middle=middle), columns)
-        else:
-            made = TargetStatistics.streamed(
-                (
-                    bench.embed(
-                        texts[i : i + _BLOCK],
-                        None if pairs is None else pairs[i : i + _BLOCK],
-                        middle=middle,
-                        what=f"embedding {rows.task.name}",
-                    ),
-                    columns[i : i + _BLOCK],
-                )
-                for i in range(0, len(texts), _BLOCK)
+            return TargetStatistics.of(features, rows.contrasts(columns))
+        if rows.words is not None or len(texts) <= 4 * _BLOCK:
+            return TargetStatistics.of(rows.features(bench, middle=middle), columns)
+        return TargetStatistics.streamed(
+            (
+                bench.embed(
+                    texts[i : i + _BLOCK],
+                    None if pairs is None else pairs[i : i + _BLOCK],
+                    middle=middle,
+                    what=f"embedding {rows.task.name}",
+                ),
+                columns[i : i + _BLOCK],
             )
-        if np.isfinite(made.gram).all():
-            row: NDArray[Any] = made.to_vector().astype("<f8").view("<f4")[None]
-            bench.cache.put(space, [key], row)
-            bench.cache.label(space, f"statistics of targets under {bench.encoder.model_id}")
-        return made
+            for i in range(0, len(texts), _BLOCK)
+        )
 
-    kept = (rows.task.fingerprint, "train", "statistics", middle, key)
-    once: TargetStatistics = bench.once(kept, make)
-    return once
+    def read(vector: Array) -> TargetStatistics:
+        return TargetStatistics.from_vector(vector, dimension, columns.shape[1])
+
+    return bench.statistics(
+        rows.task, columns, make, read,
+        middle=middle, words=rows.words, grouping=rows.examples.tobytes() if rows.within else b"",
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,16 @@ from taskscout.tasks import Task
 
 if TYPE_CHECKING:
     from taskscout.models.tuned_store import TunedStore
+
+
+class Sums(Protocol):
+    """Sums over embeddings, as a workbench keeps them: one vector of numbers."""
+
+    def to_vector(self) -> NDArray[np.float64]:
+        """All numbers in one vector."""
+
+
+_Sums = TypeVar("_Sums", bound=Sums)
 
 #: Bytes of embeddings under sources' models that a workbench holds in memory.
 _SOURCE_BYTES = 256 * 2**20
@@ -85,18 +95,8 @@ class Workbench:
         """Texts whose embedding the cache had, counted once however many methods read them."""
         return sum(self._recalled.values())
 
-    def count_recalled(self, space: str, keys: Sequence[bytes], texts: int) -> None:
-        """Note that the cache had the embeddings, or sums over them, of so many of some texts.
-
-        Parameters
-        ----------
-        space
-            In which the cache keeps them.
-        keys
-            Those of all texts that were asked for (:func:`text_key`).
-        texts
-            How many of them it had.
-        """
+    def _count_recalled(self, space: str, keys: Sequence[bytes], texts: int) -> None:
+        """Note that the cache had the embeddings, or sums over them, of so many of these texts."""
         self._recalled[space, hash(tuple(keys))] = texts
 
     def once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -197,14 +197,14 @@ class Workbench:
             return out
         lacking = np.zeros((len(spaces), len(keys)), bool)
         for i, space in enumerate(spaces):
-            known, found = self.cache.get(space, keys)
-            if known is not None:
-                out[:, i * d : (i + 1) * d] = known
-            lacking[i] = ~found
+            cached, is_cached = self.cache.get(space, keys)
+            if cached is not None:
+                out[:, i * d : (i + 1) * d] = cached
+            lacking[i] = ~is_cached
         missing = np.flatnonzero(lacking.any(0))
         read = len(np.unique(owners[missing]))
         if read < len(np.unique(owners)):
-            self.count_recalled(next(iter(spaces)), keys, len(np.unique(owners)) - read)
+            self._count_recalled(next(iter(spaces)), keys, len(np.unique(owners)) - read)
         self.embedded += read
         if not len(missing):
             return out
@@ -228,13 +228,14 @@ class Workbench:
                     if progress is not None:
                         progress(start + done, len(missing))
 
-                made = self._encoded(
+                embeddings = self._encoded(
                     texts, pairs, words, rows, model=ready, middle=len(spaces) > 1, progress=report
                 )
                 for i, space in enumerate(spaces):
                     new, part = lacking[i, rows], slice(i * d, (i + 1) * d)
-                    out[rows[new], part] = made[new, part]
-                    self.cache.put(space, [keys[j] for j in rows[new].tolist()], made[new, part])
+                    out[rows[new], part] = embeddings[new, part]
+                    new_keys = [keys[j] for j in rows[new].tolist()]
+                    self.cache.put(space, new_keys, embeddings[new, part])
         self.seconds["embedding"] += time.perf_counter() - loaded
         return out
 
@@ -260,6 +261,70 @@ class Workbench:
         """Load the encoder's own model; None is what :meth:`Encoder.encode` knows it by."""
         self.encoder.warm_up()
         yield None
+
+    def statistics(
+        self,
+        task: Task,
+        columns: NDArray[np.float64],
+        make: Callable[[], _Sums],
+        read: Callable[[NDArray[np.float64]], _Sums],
+        *,
+        middle: bool = False,
+        words: Words | None = None,
+        grouping: bytes = b"",
+    ) -> _Sums:
+        """Get sums over a task's training embeddings and label columns, made once.
+
+        They are kept on disk where embeddings are, in a space of their own, under a key of the
+        encoder, the texts and the label columns; dropping the embeddings drops them too.
+
+        Parameters
+        ----------
+        task
+            Whose training rows.
+        columns
+            Label columns, n × C, in the order of the rows.
+        make
+            Computes the sums, where neither memory nor disk has them.
+        read
+            The inverse of the sums' ``to_vector``. A ValueError says that a vector is not theirs,
+            as of an encoder that has changed under the same name; they are made again then.
+        middle
+            Whether the middle layer's embeddings are summed too.
+        words
+            Words that are embedded in place of whole texts.
+        grouping
+            Further content that the sums depend on.
+        """
+        texts, pairs = task.inputs("train")
+        keys = row_keys(texts, pairs, words)
+        digest = hashlib.blake2b(np.ascontiguousarray(columns).tobytes(), digest_size=16)
+        digest.update(b"".join(keys) + grouping)
+        key = digest.digest()
+        space = f"{self.encoder.space}{'+middle' * middle}+statistics-{columns.shape[1]}"
+
+        def recall_or_make() -> _Sums:
+            rows, is_cached = self.cache.get(space, [key])
+            if rows is not None and is_cached[0]:
+                try:
+                    # The cache keeps rows of float32; here two of them are a float64.
+                    sums = read(np.ascontiguousarray(rows[0]).view("<f8").astype(np.float64))
+                except ValueError:
+                    pass
+                else:
+                    self._count_recalled(self.encoder.space, keys, len(texts))
+                    return sums
+            sums = make()
+            vector = sums.to_vector()
+            if np.isfinite(vector).all():
+                row: NDArray[Any] = vector.astype("<f8").view("<f4")[None]
+                self.cache.put(space, [key], row)
+                self.cache.label(space, f"statistics of targets under {self.encoder.model_id}")
+            return sums
+
+        which = (task.fingerprint, "train", "statistics", middle, key)
+        sums: _Sums = self.once(which, recall_or_make)
+        return sums
 
     def source_embeddings(
         self,
@@ -302,8 +367,8 @@ class Workbench:
         texts, pairs = task.inputs(split)
         key = (task.fingerprint, split, "source", digest.hexdigest(), _order(task, split, words))
         if key in self._kept:
-            known: NDArray[np.float32] = self._kept[key]
-            return known
+            in_memory: NDArray[np.float32] = self._kept[key]
+            return in_memory
         out = self._embed(
             texts,
             pairs,
@@ -367,26 +432,26 @@ class Workbench:
         recipe = recipe or self.recipe
         plain = replace(recipe, checkpoints=())
         key = (task.fingerprint, "tuned", plain)
-        kept: TunedModel | None = self._kept.get(key)
+        model: TunedModel | None = self._kept.get(key)
         # On disk are bodies with a head of ours only.
         has_head = task.kind != "text_to_text"
         store = self._store if has_head else None
-        if kept is None and store is not None:
-            kept = store.get(task, self.encoder, recipe)
-        known = () if kept is None else tuple(kept.checkpoints)
-        if kept is None or not set(recipe.checkpoints) <= set(known):
-            wanted = {*known, *recipe.checkpoints, *self._expected.get(plain, ())}
-            recipe = replace(recipe, checkpoints=tuple(wanted))
-            kept = tune(task, self.encoder, recipe)
+        if model is None and store is not None:
+            model = store.get(task, self.encoder, recipe)
+        checkpoints = () if model is None else tuple(model.checkpoints)
+        if model is None or not set(recipe.checkpoints) <= set(checkpoints):
+            expected = self._expected.get(plain, ())
+            recipe = replace(recipe, checkpoints=(*checkpoints, *recipe.checkpoints, *expected))
+            model = tune(task, self.encoder, recipe)
             self.tunings += 1
             if has_head:
                 # As it comes back from disk: a body that was just trained computes attention by
                 # another route, and a run that was killed would end with other numbers.
-                kept = from_bytes(to_bytes(kept), self.encoder)
+                model = from_bytes(to_bytes(model), self.encoder)
             if store is not None:
-                store.put(task, self.encoder, kept)
-        self._kept[key] = kept
-        return kept
+                store.put(task, self.encoder, model)
+        self._kept[key] = model
+        return model
 
     def adopt(self, task: Task, tuned: TunedModel) -> None:
         """Take a model tuned elsewhere, such as a pool's, for the one :meth:`tuned` would make."""
