@@ -11,7 +11,6 @@ from taskscout.methods.space_map import (
     SpaceMap,
     choose_strength,
     fit_map,
-    fit_map_by_gradient,
     fit_maps,
     identity_map,
 )
@@ -353,17 +352,3 @@ def test_identity_map():
     assert (same.rank, same.scale) == (0, 1.0)
     np.testing.assert_array_equal(same(x), x)
     assert same.mean_squared_error(Moments.of(x, x)) == pytest.approx(0, abs=1e-9)
-
-
-def test_no_worse_than_the_published_recipe():
-    x, x2 = embeddings(600, 16), embeddings(200, 16, seed=1)
-    y, y2 = tuned(x, noise=0.3), tuned(x2, noise=0.3)
-    held_out = Moments.of(x2, y2)
-    closed = fit_map(Moments.of(x, y), held_out, rank=None)
-    learnt = fit_map_by_gradient(x, y)
-    assert learnt.rank == 16
-    assert closed.mean_squared_error(held_out) < learnt.mean_squared_error(held_out)
-    same = fit_map_by_gradient(x, y)
-    np.testing.assert_array_equal(same(x2), learnt(x2))
-    better = fit_map_by_gradient(x, y, epochs=60, learning_rate=1e-2)
-    assert better.explained(held_out) > learnt.explained(held_out)

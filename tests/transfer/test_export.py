@@ -21,7 +21,7 @@ from taskscout.models.recipe import Recipe
 from taskscout.models.tuned_model import TunedModel
 from taskscout.models.tuning import tune
 from taskscout.tasks import Task
-from taskscout.transfer.export import save_adapter, save_body, save_model
+from taskscout.transfer.export import save_adapter, save_model
 from taskscout.transfer.loaded import load
 from tests.tiny import tiny_encoder, toy_task
 
@@ -234,21 +234,6 @@ def test_an_adapter_that_stands_on_another_body_is_not_kept(tmp_path: Path, enco
     assert not save_adapter(second, encoder, tmp_path)
     assert not save_adapter(tuned(encoder, "full"), encoder, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_body_for_a_training_of_ones_own(tmp_path: Path, encoder: Encoder):
-    from transformers import AutoModel, AutoTokenizer
-
-    model = tuned(encoder, "lora")
-    save_body(model, encoder, tmp_path / "body")
-    body = AutoModel.from_pretrained(tmp_path / "body")
-    want = encoder.encode(TEXTS, model=model.model.body)
-    np.testing.assert_allclose(encoder.encode(TEXTS, model=body), want, atol=1e-5)
-    assert AutoTokenizer.from_pretrained(tmp_path / "body").model_max_length == encoder.max_length
-    assert (tmp_path / "body" / "adapter" / "adapter_config.json").is_file()
-    with pytest.raises(TransferError, match="beside the encoder"):
-        save_body(tuned(encoder, "prompt"), encoder, tmp_path / "prompt")
-    assert not (tmp_path / "prompt").exists()
 
 
 def test_choices_are_numbers_of_pairs(tmp_path: Path, encoder: Encoder):

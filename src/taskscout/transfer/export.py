@@ -104,30 +104,6 @@ def save_weights(model: Any, folder: Path) -> None:
     save_tensors(model, str(folder / "weights.safetensors"))
 
 
-def save_body(tuned: TunedModel, encoder: Encoder, folder: Path) -> None:
-    """Write a tuned model's body, without its head, for a training of one's own.
-
-    ``AutoModel.from_pretrained`` loads the folder; LoRA is merged in, and stands in the folder
-    ``adapter`` too.
-
-    Raises
-    ------
-    TransferError
-        If what was tuned stands beside the body, as a prompt does.
-    """
-    body, prompt, _ = _plain_body(tuned.model)
-    if prompt is not None:
-        raise TransferError(
-            f"The source was tuned by {tuned.recipe.tuning!r}.",
-            "What it learnt stands beside the encoder's weights, which are as they were.",
-            "Keep a source that was tuned by 'lora', 'full' or 'bitfit'.",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(encoder, folder)
-    body.save_pretrained(folder)
-    save_adapter(tuned, encoder, folder)
-
-
 def save_adapter(tuned: TunedModel, encoder: Encoder, folder: Path) -> bool:
     """Write LoRA factors and the head into ``folder/adapter``, for ``peft.PeftModel``.
 
