@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from taskscout import Pool
-from taskscout.pools.pool import Source, write_packed
+from taskscout.pools.packed import write_packed
+from taskscout.pools.pool import Source
 
 KEYS = ("layered-map", "space-map", "overlap")
 

@@ -22,10 +22,10 @@ from safetensors.numpy import save
 from taskscout.errors import PoolError
 from taskscout.methods.method import Description
 from taskscout.pools import Pool
-from taskscout.pools import pool as module
 from taskscout.pools.builtin import builtin_folder
+from taskscout.pools.header import header_bytes, header_checksum
 from taskscout.pools.integrity import METADATA, canonical, checksum, sha256_of
-from taskscout.pools.pool import write_packed
+from taskscout.pools.packed import write_packed
 from taskscout.pools.records import FORMAT, Source
 from taskscout.tasks import TaskCard
 
@@ -641,8 +641,8 @@ def rewrite_header(folder: Path, **fields: Any) -> None:
     path = folder / "pool.json"
     header = {**json.loads(path.read_text()), **fields}
     header = {k: v for k, v in header.items() if v is not None}
-    header["checksum"] = module._header_checksum(header)
-    path.write_bytes(module._header_bytes(header))
+    header["checksum"] = header_checksum(header)
+    path.write_bytes(header_bytes(header))
 
 
 def test_a_later_format(loose: Pool):
@@ -920,8 +920,8 @@ def write_format_2(pool: Pool, folder: Path) -> None:
 
 
 def write_header(folder: Path, header: dict[str, Any]) -> None:
-    data = {**header, "checksum": module._header_checksum(header)}
-    (folder / "pool.json").write_bytes(module._header_bytes(data))
+    data = {**header, "checksum": header_checksum(header)}
+    (folder / "pool.json").write_bytes(header_bytes(data))
 
 
 @pytest.mark.parametrize("write", [write_format_1, write_format_2])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from safetensors.numpy import save
 
 from taskscout.files import write_atomically
 from taskscout.pools import old_formats
+from taskscout.pools.header import write_header
 from taskscout.pools.integrity import (
     METADATA,
     NAME,
@@ -38,7 +39,7 @@ from taskscout.pools.integrity import (
     read_regular,
     sha256_of,
 )
-from taskscout.pools.records import FileEntry, Source
+from taskscout.pools.records import FORMAT, FileEntry, PoolHeader, Source
 
 TABLE = "sources.parquet"
 #: Texts of all sources, in the order of their names; None where a source has nothing.
@@ -330,3 +331,30 @@ def write_arrays(
 def _write(path: Path, data: bytes) -> FileEntry:
     write_atomically(path, data)
     return FileEntry(name=path.name, sha256=hashlib.sha256(data).hexdigest())
+
+
+def write_packed(
+    folder: Path,
+    header: Mapping[str, Any],
+    sources: Sequence[Source],
+    described: Iterable[tuple[str, Sequence[tuple[str, Mapping[str, NDArray[Any]]]]]],
+) -> None:
+    """Write the files of a packed pool into an empty folder.
+
+    Parameters
+    ----------
+    folder
+        Where; it exists.
+    header
+        At least the ``encoder``, as ``pool.json`` has it.
+    sources
+        Cards, tunings and headers.
+    described
+        Per key the names and arrays of its sources, in the order of the names.
+    """
+    packed = {key: write_arrays(folder, key, arrays) for key, arrays in described}
+    table = write_table(folder, sources, list(packed))
+    of_these_files = {"files", "sources", "checksum"}
+    fields = {name: value for name, value in header.items() if name not in of_these_files}
+    fields |= {"format": FORMAT, "table": table, "packed": packed}
+    write_header(folder, PoolHeader.model_validate(fields))

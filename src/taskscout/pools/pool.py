@@ -21,7 +21,6 @@ Pools of format 1 and 2 are read as ever (:mod:`taskscout.pools.old_formats`).
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,19 +28,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
-from numpy.typing import NDArray
-
 from taskscout.errors import PoolError
 from taskscout.files import new_folder, write_atomically
 from taskscout.methods.method import Description
 from taskscout.pools import old_formats
+from taskscout.pools.header import check_header, read_header, validated, write_header
 from taskscout.pools.integrity import (
     NAME,
     UNREADABLE,
-    canonical,
-    checksum,
     damaged,
-    read_regular,
     sha256_of,
 )
 from taskscout.pools.loose import LooseSource, write_loose
@@ -50,13 +45,12 @@ from taskscout.pools.packed import (
     SourceTable,
     columns_of,
     packed_name,
-    write_arrays,
-    write_table,
+    write_packed,
 )
 from taskscout.pools.records import FORMAT, FileEntry, PoolHeader, Source
 from taskscout.tasks import TaskCard
 
-__all__ = ["Descriptions", "Pool", "Source", "write_packed"]
+__all__ = ["Descriptions", "Pool", "Source"]
 
 
 class Descriptions(Sequence[Description]):
@@ -120,7 +114,7 @@ class Pool:
                 "A pool is a folder that taskscout wrote.",
                 f"Begin one: taskscout pool add FILE --pool {folder}",
             )
-        return cls(folder, _read_header(path))
+        return cls(folder, read_header(path))
 
     @classmethod
     def from_hub(cls, repo_id: str, revision: str | None = None) -> Pool:
@@ -164,7 +158,7 @@ class Pool:
         path = folder / "pool.json"
         if path.exists():
             return cls.open(folder)
-        pool = cls(folder, _validated(path, {"format": FORMAT, "encoder": dict(encoder)}))
+        pool = cls(folder, validated(path, {"format": FORMAT, "encoder": dict(encoder)}))
         if write:
             with pool._writing():
                 pass
@@ -185,7 +179,7 @@ class Pool:
         path = self.folder / "pool.json"
         with FileLock(self.folder / ".lock"):
             if path.exists():
-                header = _read_header(path)
+                header = read_header(path)
                 if header.encoder != self._header.encoder:
                     raise PoolError(
                         f"{self.folder} holds a pool of the encoder {header.encoder.model} by now.",
@@ -194,7 +188,7 @@ class Pool:
                     )
                 self._header = header
             else:
-                _write_header(self.folder, self._header)
+                write_header(self.folder, self._header)
             yield
 
     # -- reading --------------------------------------------------------------------
@@ -377,7 +371,7 @@ class Pool:
 
     def _change_header(self, **fields: Any) -> None:
         header = self._header.model_copy(update=fields)
-        _write_header(self.folder, header)
+        write_header(self.folder, header)
         self._header = header
 
     def attached(self, what: str) -> Path | None:
@@ -482,7 +476,7 @@ class Pool:
     def _checks(self) -> Iterator[tuple[Path, Callable[[], object]]]:
         """Every file with what compares it with its checksum, and raises where they differ."""
         path, header = self.folder / "pool.json", self._header
-        yield path, partial(_check_header, path)
+        yield path, partial(check_header, path)
         entries = [*header.files.values()]
         if isinstance(header.packed, dict):
             entries += [*header.packed.values()]
@@ -539,84 +533,3 @@ def _loose_paths(folder: Path) -> list[Path]:
     except OSError as error:
         raise damaged(folder / "sources", error) from error
     return sorted(p for p in paths if p.suffix == ".safetensors" and not p.name.startswith("."))
-
-
-def write_packed(
-    folder: Path,
-    header: Mapping[str, Any],
-    sources: Sequence[Source],
-    described: Iterable[tuple[str, Sequence[tuple[str, Mapping[str, NDArray[Any]]]]]],
-) -> None:
-    """Write the files of a packed pool into an empty folder.
-
-    Parameters
-    ----------
-    folder
-        Where; it exists.
-    header
-        At least the ``encoder``, as ``pool.json`` has it.
-    sources
-        Cards, tunings and headers.
-    described
-        Per key the names and arrays of its sources, in the order of the names.
-    """
-    packed = {key: write_arrays(folder, key, arrays) for key, arrays in described}
-    table = write_table(folder, sources, list(packed))
-    of_these_files = {"files", "sources", "checksum"}
-    fields = {name: value for name, value in header.items() if name not in of_these_files}
-    fields |= {"format": FORMAT, "table": table, "packed": packed}
-    _write_header(folder, PoolHeader.model_validate(fields))
-
-
-# -- pool.json ------------------------------------------------------------------------
-
-
-def _read_header(path: Path) -> PoolHeader:
-    try:
-        data = json.loads(read_regular(path))
-        version = int(data["format"])
-    except UNREADABLE as error:
-        raise _no_header(path, error) from error
-    if version > FORMAT:
-        raise PoolError(
-            f"{path} has format {version}.",
-            f"This taskscout reads formats up to {FORMAT}.",
-            "Upgrade it: pip install --upgrade taskscout",
-        )
-    header = _validated(path, data)
-    if data.get("checksum") != _header_checksum(data):
-        raise _no_header(path, "the checksum does not match")
-    return header
-
-
-def _validated(path: Path, data: Mapping[str, Any]) -> PoolHeader:
-    try:
-        return PoolHeader.model_validate(data)
-    except UNREADABLE as error:
-        raise _no_header(path, error) from error
-
-
-def _no_header(path: Path, reason: Exception | str) -> PoolError:
-    return damaged(path, reason, "Restore it from a copy, or build the pool again.")
-
-
-def _header_checksum(data: Mapping[str, Any]) -> str:
-    return checksum({}, canonical({k: v for k, v in data.items() if k != "checksum"}))
-
-
-def _header_bytes(data: Mapping[str, Any]) -> bytes:
-    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _check_header(path: Path) -> None:
-    """Compare the bytes with what was written: 1E-5 for 1e-5 says the same, and is damage."""
-    _read_header(path)
-    data = path.read_bytes()
-    if data != _header_bytes(json.loads(data)):
-        raise _no_header(path, "the checksum does not match")
-
-
-def _write_header(folder: Path, header: PoolHeader) -> None:
-    data = header.to_dict()
-    data["checksum"] = _header_checksum(data)
-    write_atomically(folder / "pool.json", _header_bytes(data))
