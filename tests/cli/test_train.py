@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import taskscout
 from taskscout.cli.train import parse_mapping
 from taskscout.errors import TransferError
 from taskscout.models.workbench import Workbench
 from taskscout.pools import Pool
-from taskscout.transfer import export, workspace
+from taskscout.transfer import export, strategies, workspace
 from taskscout.transfer.result import Budget
 from tests.cli import test_cli
 from tests.cli.test_cli import Run, mistake, write
@@ -110,9 +111,9 @@ def test_kinds_without_a_label_column(run: Run, ours, tmp_path: Path):
     tags = [{"tokens": ["good", "film", str(i)], "tags": ["B-GOOD", "O", "O"]} for i in range(40)]
     spans = [{"question": f"was film {i} good", "context": f"the film {i} was good", "answer": "good"}
              for i in range(40)]  # fmt: skip
-    for name, rows, more in (
-        ("tags", tags, ["--sources", "reviews"]),
-        ("spans", spans, ["--strategy", "none", "--task-kind", "span_qa", "--text", "question",
+    for name, rows, strategies_run, more in (
+        ("tags", tags, ["sequential", "none"], ["--sources", "reviews"]),
+        ("spans", spans, ["none"], ["--strategy", "none", "--task-kind", "span_qa", "--text", "question",
                           "--pair", "context", "--label", "answer"]),
     ):  # fmt: skip
         file = tmp_path / f"{name}.jsonl"
@@ -122,7 +123,8 @@ def test_kinds_without_a_label_column(run: Run, ours, tmp_path: Path):
         )
         assert result.code == 0, result.err
         data = json.loads(result.out)
-        assert all(r["scores"]["score"] >= 0 for r in data["runs"])
+        assert [r["strategy"] for r in data["runs"]] == strategies_run
+        assert all({"score", "baseline", "error"} <= r["scores"].keys() for r in data["runs"])
         assert "AutoModelFor" in (tmp_path / name / "README.md").read_text()
 
 
@@ -158,7 +160,18 @@ def test_json_and_nothing_else(run: Run, target: Path, ours, tmp_path: Path):
 
 
 @pytest.mark.parametrize("tuning", ["full", "bitfit", "head"])
-def test_other_tunings_start_from_the_pools_adapter(run: Run, target, ours, tmp_path, tuning):
+def test_other_tunings_start_from_the_pools_adapter(
+    run: Run, target, ours, tmp_path, tuning, monkeypatch
+):
+    tune_task, changed = strategies.tune_task, []
+
+    def spy(task, encoder, recipe, *, body=None, **more):
+        if body is not None:
+            own = encoder.load_model().state_dict()
+            changed.append([k for k, v in body.state_dict().items() if not torch.equal(v, own[k])])
+        return tune_task(task, encoder, recipe, body=body, **more)
+
+    monkeypatch.setattr(strategies, "tune_task", spy)
     result = run(
         "train", target, "--sources", "topics", "--tuning", tuning, "--seeds", "1",
         "--out", tmp_path / "model", "--json", *ours,
@@ -166,6 +179,8 @@ def test_other_tunings_start_from_the_pools_adapter(run: Run, target, ours, tmp_
     assert result.code == 0, result.err
     runs = json.loads(result.out)["runs"]
     assert [r["source_examples"] for r in runs] == [0, 0]
+    (layers,) = changed  # the target alone starts from the encoder
+    assert any("query.weight" in name for name in layers)
 
 
 def test_from_ranking(run: Run, target: Path, ours, tmp_path: Path):
