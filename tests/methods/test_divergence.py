@@ -11,14 +11,24 @@ from scipy import stats
 from scipy.spatial import distance
 
 from taskscout.errors import MethodError
-from taskscout.methods import measures
+from taskscout.methods import (
+    embedding_divergence,
+    measures,
+    sample_divergence,
+    term_divergence,
+)
 from taskscout.methods.descriptions import sample_of, term_counts, unit_sample
-from taskscout.methods.divergence import METHODS, covariance_of, describe_moments
+from taskscout.methods.embedding_divergence import covariance_of, describe_moments
 from taskscout.methods.method import Description, Method, resolve
 from taskscout.methods.topics import LENGTH, TopicModel, digest, fingerprint_of
 
 from .conftest import DIMENSION, make_task, permuted
 
+METHODS = {
+    name: method
+    for family in (term_divergence, embedding_divergence, sample_divergence)
+    for name, method in family.METHODS.items()
+}
 NAMES = sorted(METHODS)
 EMBEDDINGS = [n for n in NAMES if n.startswith("embeddings")]
 #: A target is not among the documents its topics are fitted on, so those are left out.
@@ -358,7 +368,7 @@ def test_many_sources_go_in_batches(bench, copies, monkeypatch):
         described = [method.describe(c, bench) for c in copies]
         whole = method.score(target, described, bench)
         with monkeypatch.context() as m:
-            m.setattr("taskscout.methods.divergence._NUMBERS", 1)
+            m.setattr("taskscout.methods.descriptions._NUMBERS", 1)
             np.testing.assert_allclose(method.score(target, described, bench), whole, atol=1e-9)
 
 

@@ -12,26 +12,25 @@ import pytest
 from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
-from taskscout.methods import tuned_parameters
+from taskscout.methods import lora_parameters, prompt_parameters, tuned_parameters
 from taskscout.methods.fusion import ReciprocalRank
 from taskscout.methods.joint import announce
+from taskscout.methods.lora_parameters import Lora, LoraProduct, products
 from taskscout.methods.method import Description, Method
-from taskscout.methods.tuned_parameters import (
-    METHODS,
-    BitFit,
-    Lora,
-    LoraProduct,
-    Prefix,
+from taskscout.methods.prompt_parameters import (
     PromptBigram,
     PromptFlatten,
     PromptMean,
     PromptUnigram,
+    TupatePrompt,
+)
+from taskscout.methods.tuned_parameters import (
+    BitFit,
+    Prefix,
     TaskVector,
     TunedParameters,
-    TupatePrompt,
     cosines,
     half,
-    products,
 )
 from taskscout.models.adapting import digest
 from taskscout.models.cache import NoCache
@@ -41,6 +40,12 @@ from taskscout.models.tuned_model import TunedModel
 from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
 from tests.tiny import TOPICS, tiny_encoder, toy_task
+
+METHODS = {
+    **prompt_parameters.METHODS,
+    **tuned_parameters.METHODS,
+    **lora_parameters.METHODS,
+}
 
 Named = dict[str, NDArray[Any]]
 FORMS = ("raw", "relative", "centred")

@@ -153,13 +153,15 @@ def zero_shot(
     without training there. What is done is kept.
     """
     from taskscout.engines import engine as make_engine
-    from taskscout.methods.divergence import METHODS
+    from taskscout.methods import embedding_divergence, sample_divergence, term_divergence
     from taskscout.studies.zero_shot import domains_of, run_study
 
     opened = _catalogue(catalogue)
     names = _words(domains) if domains else domains_of(opened, _words(labels))
     tasks = {n: small(opened.task(n), examples, test_examples) for n in names}
-    methods = _words(",".join(method)) if method else [*METHODS, "vocabulary"]
+    families = (term_divergence, embedding_divergence, sample_divergence)
+    divergences = [name for family in families for name in family.METHODS]
+    methods = _words(",".join(method)) if method else [*divergences, "vocabulary"]
     bench = make_workbench(encoder, pooling, max_length=max_length)
     console = stderr()
     console.print(f"{len(tasks)} domains, {len(methods)} divergence{'s' * (len(methods) > 1)}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -33,6 +33,9 @@ EXAMPLES = 3_000
 SAMPLE_ROWS = 100
 #: Tokens, at most, of a text with its choices: what the released code of TaskWeb reads.
 EXPERT_TOKENS = 512
+
+#: Numbers of one array held at a time while sources are compared (32 MB in float64).
+_NUMBERS = 2**22
 
 # Counts are kept divided by this, so that half precision holds up to four million.
 _COUNT_UNIT = 64.0
@@ -298,3 +301,22 @@ def embedded_otherwise(
     if other is not bench:
         bench.embedded += other.embedded - before
     return out
+
+
+def batches(
+    sources: Sequence[Description], head: str, value: str, numbers: int
+) -> Iterator[tuple[list[int], list[Description]]]:
+    """Positions and descriptions whose header has a value, each read once, some at a time."""
+    most = max(1, _NUMBERS // numbers)
+    at: list[int] = []
+    batch: list[Description] = []
+    for i in range(len(sources)):
+        source = sources[i]
+        if source.header.get(head) == value:
+            at.append(i)
+            batch.append(source)
+        if len(batch) == most:
+            yield at, batch
+            at, batch = [], []
+    if batch:
+        yield at, batch

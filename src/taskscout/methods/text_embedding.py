@@ -24,7 +24,7 @@ from taskscout.methods.descriptions import (
     unit_rows,
     unit_sample,
 )
-from taskscout.methods.divergence import MOMENTS, describe_moments
+from taskscout.methods.embedding_divergence import MOMENTS, describe_moments
 from taskscout.methods.method import BaseMethod, Cost, Description, Factory
 from taskscout.models.encoder import Layers, Pooling
 from taskscout.models.workbench import Workbench

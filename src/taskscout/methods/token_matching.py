@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from taskscout.errors import MethodError
 from taskscout.methods.method import Factory
-from taskscout.methods.tuned_parameters import Array, Form, PromptMethod, unit
+from taskscout.methods.prompt_parameters import PromptMethod
+from taskscout.methods.tuned_parameters import Array, Form, unit
 
 #: ``source``: each source token looks for its best target token, as released. ``target``: the
 #: other way round. ``both``: the mean of the two.

@@ -16,10 +16,10 @@ from taskscout.engines import Engine, Files, Here, LazyJobs, run
 from taskscout.errors import PoolError
 from taskscout.files import write_atomically
 from taskscout.methods.descriptions import TERMS
-from taskscout.methods.divergence import TopicDivergence
 from taskscout.methods.joint import leaves, split
 from taskscout.methods.method import CARD, Description, get_method
 from taskscout.methods.source_features import TUNED, describe_tuned
+from taskscout.methods.term_divergence import TopicDivergence
 from taskscout.methods.topics import ATTACHED, TopicModel
 from taskscout.models.encoder import Encoder, encoder_of
 from taskscout.models.recipe import Recipe
