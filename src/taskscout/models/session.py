@@ -23,7 +23,6 @@ from taskscout.models.adapting import (
     read_parameters,
 )
 from taskscout.models.encoder import Encoder
-from taskscout.models.processor import attend_plainly, lean_lora
 from taskscout.models.recipe import Recipe
 from taskscout.models.tuned_model import Arrays
 from taskscout.tasks import Task
@@ -124,15 +123,16 @@ class Session:
 
         self.encoder, self.recipe = objective.encoder, recipe
         set_seed(recipe.seed)
-        body = objective.load_body() if body is None else body
-        _set_dropout(body, recipe)
+        plain: Any = objective.load_body() if body is None else body
+        _set_dropout(plain, recipe)
         if self.encoder.device.type == "cpu":
-            attend_plainly(body)
+            # The fused attention is slow in its backward pass there.
+            plain.set_attn_implementation("eager")
         if recipe.recompute:
             # The second name is older: transformers 6 has it no more.
-            enable = getattr(body, "activation_checkpointing_enable", None)
-            (enable or body.gradient_checkpointing_enable)({"use_reentrant": False})
-        self.body = adapted(body, self.encoder, recipe, tunings_before=tunings_before)
+            enable = getattr(plain, "activation_checkpointing_enable", None)
+            (enable or plain.gradient_checkpointing_enable)({"use_reentrant": False})
+        self.body = adapted(plain, self.encoder, recipe, tunings_before=tunings_before)
         if start is not None:
             put_parameters(self.body, self.encoder, recipe, start)
         initial = self.parameters()
@@ -188,9 +188,7 @@ class Session:
             folder=folder,
             budget_seconds=budget_seconds,
         )
-        on_cpu = self.encoder.device.type == "cpu"
-        quick = lean_lora(self.body) if on_cpu else contextlib.nullcontext()
-        with _frozen_in_half(self.body, self.encoder), quick:
+        with _frozen_in_half(self.body, self.encoder):
             return train(run)
 
     def tuned_body(self) -> Any:
