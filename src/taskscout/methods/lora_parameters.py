@@ -166,9 +166,9 @@ class LoraProduct(LoraMethod):
                     mean[layer] = mean.get(layer, 0.0) + b @ a / len(rows)
         with_target = products([own], own, mean)
         for chosen, batch in self._batches(sources, rows):
-            found = products(batch, own, mean)
+            with_batch = products(batch, own, mean)
             with np.errstate(invalid="ignore", divide="ignore"):
-                out[chosen] = found.inner / np.sqrt(found.squares * with_target.squares)
+                out[chosen] = with_batch.inner / np.sqrt(with_batch.squares * with_target.squares)
         return out
 
 
@@ -224,13 +224,13 @@ _Stacked = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 
 def _stacked(adapters: Sequence[Named]) -> dict[str, _Stacked]:
     """By layer: all B side by side, all A one above the other, and whose each rank is."""
-    found: dict[str, list[tuple[int, str]]] = {}
+    factors: dict[str, list[tuple[int, str]]] = {}
     for i, adapter in enumerate(adapters):
         for name in adapter:
             if name.endswith(".lora_A"):
-                found.setdefault(name.removesuffix("A"), []).append((i, name))
+                factors.setdefault(name.removesuffix("A"), []).append((i, name))
     out = {}
-    for stem, owners in found.items():
+    for stem, owners in factors.items():
         a = [np.asarray(adapters[i][f"{stem}A"], np.float64) for i, _ in owners]
         b = [np.asarray(adapters[i][f"{stem}B"], np.float64) for i, _ in owners]
         ranks = [len(x) for x in a]

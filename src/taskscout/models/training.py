@@ -409,10 +409,10 @@ def _last_whole(folder: Path, identity: str) -> tuple[Path | None, Progress | No
         If it is of another run.
     """
     _remove_broken(folder)
-    found = sorted(_checkpoints(folder), key=lambda p: int(p.name.rpartition("-")[2]))
-    if not found:
+    whole = sorted(_checkpoints(folder), key=lambda p: int(p.name.rpartition("-")[2]))
+    if not whole:
         return None, None
-    progress = Progress(**json.loads((found[-1] / _WHOLE).read_text(encoding="utf-8")))
+    progress = Progress(**json.loads((whole[-1] / _WHOLE).read_text(encoding="utf-8")))
     if progress.identity != identity:
         raise ModelError(
             f"{folder} holds checkpoints of another training.",
@@ -420,7 +420,7 @@ def _last_whole(folder: Path, identity: str) -> tuple[Path | None, Progress | No
             "gone on with.",
             "Name another folder, or remove this one.",
         )
-    return found[-1], progress
+    return whole[-1], progress
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -270,9 +270,9 @@ def held_against(
     out = Comparison(list(transfers), list(alone))
     out.notes = tuple(dict.fromkeys(n for t in (*transfers, *alone) for n in t.notes))
     if len(transfers) > 1:
-        found = resampled_differences(target, transfers, alone)
-        out.rows_resampled = found is not None
-        out.interval = paired_interval(out.differences if found is None else found)
+        resampled = resampled_differences(target, transfers, alone)
+        out.rows_resampled = resampled is not None
+        out.interval = paired_interval(out.differences if resampled is None else resampled)
     return out
 
 

@@ -161,12 +161,12 @@ class SharedModel(nn.Module):
         """
         total, examples = torch.zeros((), device=self._device), 0
         for part in labels:
-            tasks, wanted = part["task"], part["labels"]
+            tasks, answers = part["task"], part["labels"]
             first = self._models[int(tasks[0])]
             if isinstance(first, SequenceModel):
-                total = total + self._of_sequences(part["features"], tasks, wanted)
+                total = total + self._of_sequences(part["features"], tasks, answers)
             else:
-                total = total + first(labels=wanted, **part["features"])["loss"] * len(tasks)
+                total = total + first(labels=answers, **part["features"])["loss"] * len(tasks)
             examples += len(tasks)
         return {"loss": total / examples}
 
@@ -175,7 +175,7 @@ class SharedModel(nn.Module):
         return next(self.body.parameters()).device
 
     def _of_sequences(
-        self, features: dict[str, torch.Tensor], tasks: torch.Tensor, wanted: torch.Tensor
+        self, features: dict[str, torch.Tensor], tasks: torch.Tensor, answers: torch.Tensor
     ) -> torch.Tensor:
         """Sum of the losses of rows of several classification and regression tasks."""
         pooled = self.encoder.pooled(self.body, features)
@@ -184,11 +184,11 @@ class SharedModel(nn.Module):
             rows, model = tasks == i, self._models[i]
             logits = model.head(model.dropout(pooled[rows]))
             if model.regression:
-                numbers = (wanted[rows].float() - model.center) / model.scale
+                numbers = (answers[rows].float() - model.center) / model.scale
                 total = total + nn.functional.mse_loss(logits.squeeze(-1), numbers, reduction="sum")
             else:
                 total = total + nn.functional.cross_entropy(
-                    logits, wanted[rows].long(), reduction="sum"
+                    logits, answers[rows].long(), reduction="sum"
                 )
         return total
 
