@@ -19,7 +19,7 @@ from taskscout import Encoder, Pool, Workbench
 from taskscout.models.cache import NoCache
 from taskscout.models.recipe import Recipe
 from taskscout.tasks import Task
-from taskscout.transfer.comparison import compare, paired_interval
+from taskscout.transfer.comparison import compare_over_seeds, paired_interval
 from taskscout.transfer.sources import origin_of
 from taskscout.transfer.strategies import transfer
 
@@ -56,7 +56,7 @@ def main() -> None:
         key = f"{source} > {target}"
         if key in found:
             continue
-        comparison = compare(
+        comparison = compare_over_seeds(
             target_of(target),
             [origin_of(source, pool, encoder)],
             Workbench(encoder, cache=NoCache()),

@@ -10,7 +10,7 @@ from taskscout.errors import TransferError
 from taskscout.models.heads import score_of
 from taskscout.transfer.comparison import (
     Comparison,
-    compare,
+    compare_over_seeds,
     expansion,
     held_against,
     paired_interval,
@@ -146,14 +146,14 @@ def test_runs_of_other_seeds_are_not_compared():
 def test_compare_trains_each_seed_with_and_without_and_skips_what_is_known(bench):
     target, source = toy_task("target", n=24, seed=5), toy_task("source", n=48, seed=6)
     seen = []
-    first = compare(target, [source], bench, seeds=(0, 1), keep=lambda r: seen.append(r))
+    first = compare_over_seeds(target, [source], bench, seeds=(0, 1), keep=lambda r: seen.append(r))
     assert [(r.strategy, r.seed) for r in seen] == [
         ("sequential", 0), ("none", 0), ("sequential", 1), ("none", 1),
     ]  # fmt: skip
     assert first.rows_resampled
     low, high = first.interval
     assert low <= first.difference <= high
-    again = compare(
+    again = compare_over_seeds(
         target, [source], bench, seeds=(0, 1),
         known=lambda strategy, seed: next(
             r for r in seen if (r.strategy, r.seed) == (strategy, seed)
@@ -162,7 +162,7 @@ def test_compare_trains_each_seed_with_and_without_and_skips_what_is_known(bench
     )  # fmt: skip
     assert again.to_dict() == first.to_dict()
     with pytest.raises(TransferError, match="each once"):
-        compare(target, [source], bench, seeds=(1, 1))
+        compare_over_seeds(target, [source], bench, seeds=(1, 1))
 
 
 def test_a_source_is_trained_once_for_all_seeds(bench, tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_source_is_trained_once_for_all_seeds(bench, tmp_path, monkeypatch):
 
     def taken(**options) -> int:
         steps.clear()
-        compare(target, [source], bench, **options)
+        compare_over_seeds(target, [source], bench, **options)
         return len(steps)
 
     one = taken(seeds=(0,), folder=tmp_path / "one")
@@ -187,8 +187,8 @@ def test_a_source_is_trained_once_for_all_seeds(bench, tmp_path, monkeypatch):
     assert (tmp_path / "two" / "sources" / "source").is_dir()
     assert steps
     assert two - one == 2 * len(steps)
-    memory = compare(target, [source], bench, seeds=(0, 1))
-    found = compare(target, [source], bench, seeds=(0, 1), folder=tmp_path / "two")
+    memory = compare_over_seeds(target, [source], bench, seeds=(0, 1))
+    found = compare_over_seeds(target, [source], bench, seeds=(0, 1), folder=tmp_path / "two")
     assert memory.scores.tolist() == found.scores.tolist()
 
 
@@ -196,5 +196,5 @@ def test_null_training_is_not_called_a_gain(bench):
     """A real null: the source's labels are shuffled, and the target's too."""
     target = toy_task("target", n=64, seed=5, shuffled=True)
     source = toy_task("source", n=64, seed=6, shuffled=True)
-    comparison = compare(target, [source], bench, seeds=(0, 1, 2))
+    comparison = compare_over_seeds(target, [source], bench, seeds=(0, 1, 2))
     assert comparison.outcome == "undecided"

@@ -96,7 +96,7 @@ class Max(PromptMethod):
         """Scale every token to unit length, n × k × d."""
         return unit(kept["prompt"])
 
-    def compare(self, sources: Array, target: Array) -> NDArray[np.float64]:
+    def similarity(self, sources: Array, target: Array) -> NDArray[np.float64]:
         """Match the tokens of n sources (n × k × d) with the target's (k × d)."""
         if self.form == "centred":
             sources, target = unit(sources), unit(target)

@@ -112,7 +112,7 @@ class TunedParameters(BaseMethod):
         """Make of kept arrays of n tasks (n × ...) what is compared: n × m × D."""
         raise NotImplementedError
 
-    def compare(self, sources: Array, target: Array) -> NDArray[np.float64]:
+    def similarity(self, sources: Array, target: Array) -> NDArray[np.float64]:
         """Compare n sources (n × m × D) with the target (m × D): the mean of m cosines."""
         out: NDArray[np.float64] = cosines(sources, target).mean(1)
         return out
@@ -183,7 +183,7 @@ class TunedParameters(BaseMethod):
             mean = (total / len(rows)).astype(np.float32)
         for chosen, batch in self._batches(sources, rows):
             vectors = self._prepared(batch, initial)
-            out[chosen] = self.compare(vectors - mean, target_vector - mean)
+            out[chosen] = self.similarity(vectors - mean, target_vector - mean)
         return out
 
     def _fits(self, source: Description, own: Named, tuned: TunedModel) -> bool:

@@ -276,7 +276,7 @@ def held_against(
     return out
 
 
-def compare(
+def compare_over_seeds(
     target: Task,
     sources: Sequence[Origin | Task],
     bench: Workbench,

@@ -18,7 +18,7 @@ from taskscout.methods import DEFAULT
 from taskscout.models.recipe import Recipe
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer.choosing import Decision, decide
-from taskscout.transfer.comparison import Comparison, compare
+from taskscout.transfer.comparison import Comparison, compare_over_seeds
 from taskscout.transfer.export import ADAPTER
 from taskscout.transfer.model_card import model_card, result_json
 from taskscout.transfer.origin import Origin
@@ -416,7 +416,7 @@ class _Plan:
         settings: dict[str, Any] = {"recipe": self.recipe, "budget": self.budget}
         for_sources = {"source_recipe": self.source_recipe, **self.options}
         if self.compared:
-            comparison = compare(
+            comparison = compare_over_seeds(
                 self.task, self.origins, self.bench, strategy=self.strategy, seeds=self.seeds,
                 known=space.known, keep=keep, folder=space.checkpoints, **settings, **for_sources,
             )  # fmt: skip
