@@ -68,7 +68,7 @@ PAGES = (
         "families",
         "Families",
         "Is the first source of the target's own kind of task?",
-        ("families",),
+        ("families", "evidence_rows"),
     ),
     Page(
         "methods",

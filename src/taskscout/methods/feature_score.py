@@ -102,10 +102,15 @@ class FeatureScore(BaseMethod):
         NaN for a target of another kind, a source of another encoder or pooling, one whose
         features are not finite, and one that has no such score.
         """
-        out = np.full(len(sources), np.nan)
         if target.kind not in self.kinds:
-            return out
-        rows = evidence_rows(target, bench)
+            return np.full(len(sources), np.nan)
+        return self.score_rows(evidence_rows(target, bench), sources, bench)
+
+    def score_rows(
+        self, rows: EvidenceRows, sources: Sequence[Description], bench: Workbench
+    ) -> NDArray[np.float64]:
+        """Score sources by rows made otherwise than by default."""
+        out = np.full(len(sources), np.nan)
         if rows.has_classes:
             label_columns(rows.labels)  # one class is an error, whatever the score
         if isinstance(self.backend, SpaceMaps):
