@@ -496,7 +496,7 @@ def test_pool_list(run: Run, small_pool: Pool):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_table_of_sources_fits(width: int):
-    """Name, kind, size, score and licence of all 74 sources stand in one line each."""
+    """Name, kind, size, score and licence of every source stand in one line each."""
     from rich.console import Console
 
     from taskscout.reports.pools import pool_table
