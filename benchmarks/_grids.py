@@ -38,7 +38,8 @@ def setting_of(study: str) -> dict[str, str]:
 def block(study: str = BLOCK, *, grid: Path = GRID, **changed: str) -> Gains:
     """Runs with the sources and targets of a study file, in one setting.
 
-    Seeds that are not finished are left out: they would weigh on some pairs only.
+    Seeds that are not finished are left out: they would weigh on some pairs only. A block that
+    is run target by target (one of :data:`DIFFERENT`) keeps the targets that are finished instead.
 
     Parameters
     ----------
@@ -52,5 +53,9 @@ def block(study: str = BLOCK, *, grid: Path = GRID, **changed: str) -> Gains:
     asked = read_study(STUDIES / f"{study}.yaml")
     gains = read_runs(grid, where={**setting_of(study), **changed}, unit="fraction")
     gains = gains.with_targets(asked.targets).with_sources(asked.sources)
+    if study in DIFFERENT:
+        cells = (~np.isnan(gains.scores)).sum(0)  # targets × seeds
+        whole = (cells == cells[:, :1]).all(1) & (cells[:, 0] > 0)
+        gains = gains.with_targets(t for t, w in zip(gains.targets, whole, strict=True) if w)
     cells = (~np.isnan(gains.scores)).sum((0, 1))
     return gains.with_seeds(np.flatnonzero(cells == cells.max()).tolist())
