@@ -13,7 +13,7 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_test"
 #: A repository, whichever of its routes is asked.
@@ -63,6 +63,11 @@ class Hub(ThreadingHTTPServer):
         return sha
 
 
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    oid = hashlib.sha1(data).hexdigest()
+    return {"type": "file", "path": name, "size": len(data), "oid": oid}
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
@@ -101,6 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub.asked.append(f"POST {path}")
         if path == "api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
+        found = re.fullmatch(rf"{_REPO}/paths-info/(?P<revision>[^/]+)", path)
+        if found and (at := hub.files(found["repo"], found["revision"])):
+            form = json.loads(body) if body[:1] == b"{" else parse_qs(body.decode())
+            return self._json([_entry(p, at[1][p]) for p in form["paths"] if p in at[1]])
         if not self._known:
             return self._no(401, "", "Invalid username or password.")
         if path == "api/repos/create":
@@ -164,10 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
             etag = f'"{hashlib.sha256(data).hexdigest()}"'
             return self._send(200, data, ETag=etag, X_Repo_Commit=sha)
         if found["what"] == "tree":
-            return self._json(
-                [{"type": "file", "path": name, "size": len(data),
-                  "oid": hashlib.sha1(data).hexdigest()} for name, data in files.items()]
-            )  # fmt: skip
+            return self._json([_entry(name, data) for name, data in files.items()])
         siblings = [{"rfilename": name} for name in files]
         return self._json(
             {"id": repo, "sha": sha, "siblings": siblings, "tags": [], "private": False,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import namedtuple
 from pathlib import Path
+
+import pytest
 
 from taskscout.models.encoder import Encoder
 from taskscout.pools import Pool
@@ -27,6 +31,11 @@ def test_build_rank_and_list(
     assert "a step of 32 examples" in dry.out
     assert "LoRA of rank 4" in dry.out
     assert "1 cannot be loaded by name" in dry.out
+    assert not pools.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        full = namedtuple("usage", "total used free")(10**9, 10**9, 1000)
+        patch.setattr(shutil, "disk_usage", lambda _: full)
+        assert "GB free" in mistake(run(*build))
     assert not pools.exists()
     made = run(*build, "--only", "reviews,stars", "--examples", "60")
     assert made.code == 0, made.err
@@ -64,7 +73,7 @@ def test_add_model(run: Run, models: dict[str, Path], pool: Pool, target: Path, 
             "--method", "logme,layered-esm-logme", "--json")
     )  # fmt: skip
     assert {r["name"] for r in data["sources"]} == {"films", "topics", "none"}
-    described = run("pool", "describe", *own, "--method", "size", "--only", "films")
+    described = run("pool", "describe", *own, "--method", "terms-cosine", "--only", "films")
     assert described.code == 0, described.err
     assert "passed over, models that came without data: films" in described.err
     assert (

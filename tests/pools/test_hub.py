@@ -129,6 +129,25 @@ def test_a_trained_model_is_pushed(
     assert files["README.md"] == (tmp_path / "model" / "README.md").read_bytes()
 
 
+def test_a_source_s_data_come_from_the_hub(hub: Hub, typed: Any):
+    """By its card's loading line, through ``datasets``."""
+    task = toy_task(n=30)
+    files = {}
+    for split, table in task.tables.items():
+        rows = [{"text": r["text"], "label": f"class {r['label']}"} for r in table.to_pylist()]
+        files[f"{split}.jsonl"] = "\n".join(map(json.dumps, rows)).encode()
+    hub.commits["someone/films"] = [("a" * 40, files)]
+    code = (
+        "from taskscout.pools.source_data import data_of\n"
+        "from taskscout.tasks import TaskCard\n"
+        "line = 'datasets.load_dataset(\"someone/films\")'\n"
+        "task = data_of(TaskCard('films', load=line, label_names=('class 0', 'class 1')))\n"
+        "print(task.fingerprint)"
+    )
+    loaded = typed("-c", code)
+    assert loaded.stdout.strip().endswith(task.fingerprint), loaded.stderr
+
+
 def test_what_is_refused(hub: Hub, typed: Any, small_pool: Pool, tmp_path: Path):
     def mistake(*arguments: Any, **options: Any) -> str:
         result = command(typed, *arguments, **options)

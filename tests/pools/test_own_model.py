@@ -221,8 +221,7 @@ def test_what_a_build_will_take(
     assert 0 < once.step_seconds < 3600 * once.hours
     size = sum(p.stat().st_size for p in small_pool.folder.glob("sources/*"))
     assert size < once.disk < 50 * size
-    tuned = tune(toy_task(n=40), other, replace(RECIPE, max_steps=1), evaluate=None)
-    monkeypatch.setattr(estimate, "_measured", lambda *_: (0.01, 0.001, 0.5, tuned))
+    monkeypatch.setattr(estimate, "_measured", lambda *_: (0.01, 0.001, 0.5))
     chosen = [small_pool.source("reviews")]
     known = estimate_build(chosen, other, RECIPE, catalogue=data, processes=2)
     # 48 steps of 32 examples, 128 test rows, 1,000 rows embedded twice; 9 tokens each.
@@ -239,7 +238,7 @@ def test_a_hint_where_a_model_has_no_pool(other: Encoder, pools: Path):
     """The order is the default encoder's, and the first note says so, and what to do."""
     target = toy_task("mine", seed=30, n=30)
     hinted = rank(target, bench=Workbench(other, cache=NoCache()))
-    own = rank(target, bench=Workbench(cache=NoCache()))
+    own = rank(target, bench=Workbench(Encoder(precision=other.precision), cache=NoCache()))
     assert [r.name for r in hinted.sources] == [r.name for r in own.sources]
     assert hinted.notes[0].startswith("only a hint: no pool was made for")
     assert f"taskscout pool build --encoder {other.model_id} --like builtin" in hinted.notes[0]

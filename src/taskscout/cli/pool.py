@@ -265,19 +265,20 @@ def build(
             processes=count, report=say,
         )  # fmt: skip
         return
-    from taskscout.pools.estimate import estimate_build, require_room
+    from taskscout.pools.estimate import disk_needed, estimate_build, require_room
     from taskscout.reports.pools import estimate_lines
 
     pattern = open_pool(like)
     at_hand = Catalogue.open(catalogue) if catalogue else catalogue_of_environment()
+    done = open_pool(str(folder)).names if (folder / "pool.json").exists() else ()
+    todo = [s for s in chosen_sources(pattern, names=names, top=top) if s.name not in done]
     if dry_run:
-        done = open_pool(str(folder)).names if (folder / "pool.json").exists() else ()
-        todo = [s for s in chosen_sources(pattern, names=names, top=top) if s.name not in done]
         estimate = estimate_build(todo, bench.encoder, recipe, catalogue=at_hand, processes=count)
         for line in estimate_lines(estimate, recipe, folder):
             stdout().print(line, markup=False, soft_wrap=True)
         require_room(folder, estimate.disk)
         return
+    require_room(folder, disk_needed(len(todo), bench.encoder, recipe))
     alone = engine == "local" and count == 1
     built = build_like(
         pattern, folder, encoder=bench.encoder, recipe=recipe, names=names, top=top,

@@ -21,7 +21,6 @@ from taskscout.tasks import Task, TaskCard
 from taskscout.tasks.kinds import SEQUENCE_KINDS
 
 if TYPE_CHECKING:
-    from taskscout.models.tuned_model import TunedModel
     from taskscout.tasks.catalogue import Catalogue
 
 #: Steps of the two measured trainings: their difference is free of what a start costs.
@@ -62,6 +61,19 @@ class Estimate:
     memory: int
     downloads: Mapping[str, int | None]
     no_place: Mapping[str, str]
+
+
+def disk_needed(sources: int, encoder: Encoder, recipe: Recipe) -> int:
+    """Bytes of a pool of so many sources, and of the tuned models that the cache keeps beside it.
+
+    The model is loaded to count what is tuned.
+    """
+    from taskscout.models.tuning import initial_parameters
+
+    tuned = sum(array.size for array in initial_parameters(encoder, recipe).values())
+    maps = 60 * encoder.dimension
+    # Half precision in the pool; in the cache float32 with the beginning beside it.
+    return sources * (2 * tuned + 2 * maps + 8 * tuned + 20_000)
 
 
 def require_room(folder: Path, needed: int) -> None:
@@ -130,7 +142,7 @@ def estimate_build(
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if processes > 1 else threads)
     try:
-        per_token, forward, step, tuned = _measured(first or _made_up(), encoder, recipe)
+        per_token, forward, step = _measured(first or _made_up(), encoder, recipe)
     finally:
         torch.set_num_threads(threads)
     seconds = 0.0
@@ -142,17 +154,13 @@ def estimate_build(
         seen = min(recipe.batch_size * recipe.accumulation, rows) * steps
         tests = min(source.card.rows.get("test", 0), recipe.test_examples)
         seconds += length * (seen * per_token + (tests + 2 * _EMBEDDED) * forward)
-    tensors = sum(a.size for a in tuned.parameters.values())
-    maps = 60 * encoder.dimension
-    # Half precision in the pool; in the cache float32 with the beginning beside it.
-    disk = len(sources) * (2 * tensors + 2 * maps + 8 * tensors + 20_000)
     hub = [s for s in sources if s.name not in local]
     return Estimate(
         tuple(s.name for s in sources),
         seconds / max(processes, 1) / 3600,
         step,
         usual * recipe.batch_size,
-        disk,
+        disk_needed(len(sources), encoder, recipe),
         _peak_memory(),
         {s.name: _download_size(s.card) for s in hub if hub_arguments(s.card)},
         {s.name: s.card.homepage for s in hub if not hub_arguments(s.card)},
@@ -172,17 +180,15 @@ def _made_up() -> Task:
     return Task("measured", "classification", {"train": table}, ("even", "odd"))
 
 
-def _measured(
-    task: Task, encoder: Encoder, recipe: Recipe
-) -> tuple[float, float, float, TunedModel]:
-    """Seconds per token of a training step and of a forward pass, seconds of a step, the model."""
+def _measured(task: Task, encoder: Encoder, recipe: Recipe) -> tuple[float, float, float]:
+    """Seconds per token of a training step and of a forward pass, and seconds of a step."""
     from taskscout.models.tuning import tune
 
     length = _tokens(task, encoder)
     seconds = []
     for steps in _STEPS:
-        tuned = tune(task, encoder, replace(recipe, max_steps=steps), evaluate=None)
-        seconds.append(tuned.seconds)
+        short = replace(recipe, max_steps=steps)
+        seconds.append(tune(task, encoder, short, evaluate=None).seconds)
     few, more = seconds
     step = (more - few) / (_STEPS[1] - _STEPS[0])
     if more < 1.5 * few:  # steps so short that the start is all there is to measure
@@ -193,7 +199,7 @@ def _measured(
     encoder.encode(texts, pairs)
     forward = (time.perf_counter() - begun) / (length * len(texts))
     seen = min(recipe.batch_size * recipe.accumulation, task.tables["train"].num_rows)
-    return step / (length * seen), forward, step, tuned
+    return step / (length * seen), forward, step
 
 
 def _peak_memory() -> int:
