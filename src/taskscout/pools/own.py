@@ -97,5 +97,7 @@ def only_a_hint(encoder: Encoder) -> str:
     return (
         f"{HINT} no pool was made for {model}{differently}, so this is the order for "
         f"{DEFAULT_HUB_ID.rpartition('/')[2]}. A ranking belongs to its model: {CARRIED_OVER}. "
-        f"Make {model} a pool of its own: taskscout pool build --encoder {model} --like builtin"
+        f"Make {model} a pool of its own: taskscout pool build --encoder {model} --like builtin; "
+        "or let short runs of it on your own rows decide between the first: "
+        f"taskscout train FILE --encoder {model} --trial 3 --out FOLDER"
     )
