@@ -95,8 +95,11 @@ def test_what_is_handed_over_is_what_was_scored(run: Run, tmp_path: Path, ours):
     file = tmp_path / "t.csv"
     file.write_text("\n".join(lines) + "\n")
     out = tmp_path / "model"
-    assert run("train", file, "--sources", "reviews", "--seeds", "1", "--out", out, *ours).code == 0
+    page = tmp_path / "page.html"
+    command = ("train", file, "--sources", "reviews", "--seeds", "1", "--out", out, *ours)
+    assert run(*command, "--report", page).code == 0
     data = json.loads((out / "result.json").read_text())
+    assert data["comparison"]["verdict"] in page.read_text()
     assert data["comparison"]["interval"] is None  # one seed only
     chosen = data["chosen"]
     (of,) = (r for r in data["runs"] if r["strategy"] == chosen["strategy"])

@@ -32,6 +32,7 @@ class Parsed(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.open, self.tags, self.links, self.text, self.bars, self.data = [], [], [], [], [], ""
+        self.heat, self.heating = [], False
         self.feed(html)
         self.close()
         assert self.open == []
@@ -42,6 +43,7 @@ class Parsed(HTMLParser):
         assert not [k for k, _ in attributes if k.startswith("on")]
         if dict(attributes).get("class") == "track":
             self.bars.append({k: v for k, v in attributes if k.startswith("data-")})
+        self.heating = dict(attributes).get("class") == "heat"
         if tag not in VOID and tag not in ("circle", "path"):
             self.open.append(tag)
 
@@ -56,6 +58,8 @@ class Parsed(HTMLParser):
             self.data += data
         elif self.open and self.open[-1] != "style":
             self.text.append(data)
+            if self.heating and self.open[-1] == "td":
+                self.heat.append(data)
 
 
 @pytest.fixture(scope="module")

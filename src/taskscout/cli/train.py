@@ -15,6 +15,7 @@ from taskscout.cli.console import (
     stderr,
     stdout,
     typed_command,
+    write_text,
 )
 from taskscout.cli.options import (
     POOL_HELP,
@@ -239,6 +240,12 @@ def train(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print result.json and nothing else on stdout.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write an HTML page with pictures to this file. It holds some of your texts."
+        ),
+    ] = None,
 ) -> None:
     """Train your target through sources, with and without, and hand over the better model.
 
@@ -310,6 +317,10 @@ def train(
         console.print(
             result.push_to_hub(push_to_hub, private=private), soft_wrap=True, markup=False
         )
+    if report is not None:
+        from taskscout.reports.training_page import training_page
+
+        write_text(report, training_page(result, task))
     if as_json:
         typer.echo((result.folder / "result.json").read_text(encoding="utf-8"))
         return

@@ -33,6 +33,8 @@ _COLOURS = 7
 #: Reference sizes of the map, in pixels, at which labels keep clear of one another.
 _NARROW, _BROAD = (330.0, 340.0), (760.0, 520.0)
 _CLASSES = 30
+#: Letters of an example's text.
+_LONGEST_TEXT = 300
 
 
 @cache
@@ -128,6 +130,11 @@ def reading_of(task: Task, notes: Sequence[str]) -> dict[str, Any]:
         "classes": classes,
         "more_classes": max(0, task.n_classes - _CLASSES) if classes else 0,
     }
+
+
+def shortened(text: str) -> str:
+    """Cut a long text where it is shown as an example."""
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1].rstrip() + "…"
 
 
 def link(address: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from taskscout.errors import TaskscoutError
 from taskscout.pools.surroundings import TargetExample, data_at_hand, nearest_examples, pool_map
 from taskscout.ranking import Ranking, rank
-from taskscout.reports.pages import Axis, link, plane, reading_of, render, versions
+from taskscout.reports.pages import Axis, link, plane, reading_of, render, shortened, versions
 from taskscout.reports.terminal import number, size, spent, verdict, what_was_read
 from taskscout.tasks.names import NONE
 from taskscout.tasks.overlap import MOST_OVERLAP
@@ -28,8 +28,6 @@ SECOND_OPINIONS = (
 )  # fmt: skip
 #: Sources shown before the rest is unfolded.
 _FIRST = 15
-#: Texts that are longer are cut where they are shown.
-_LONGEST_TEXT = 300
 _COMMERCIAL = {"yes": "yes", "no": "no", "unstated": "not stated", None: "–"}
 
 
@@ -89,13 +87,13 @@ def ranking_page(
         agreement=_agreement(_with_second_opinions(ranking, target, pool, bench, examples, seed)),
         examples=[
             {
-                "text": _cut(example.text),
+                "text": shortened(example.text),
                 "label": example.label,
                 "nearest": [
                     {
                         "similarity": f"{each.similarity:.2f}",
                         "source": each.source,
-                        "text": None if each.text is None else _cut(each.text),
+                        "text": None if each.text is None else shortened(each.text),
                     }
                     for each in example.nearest
                 ],
@@ -373,7 +371,3 @@ def _lengths(target: Task, bench: Workbench) -> str:
     if not longer:
         return f"none of {n:,} texts is longer than the {most} tokens that the encoder reads"
     return f"{longer:,} of {n:,} texts are longer than {most} tokens; the encoder reads that much"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1].rstrip() + "…"
