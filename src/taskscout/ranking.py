@@ -40,6 +40,7 @@ from taskscout.methods.target_facts import unlabelled
 from taskscout.methods.topics import ATTACHED
 from taskscout.methods.two_stage import refined
 from taskscout.models.workbench import Workbench
+from taskscout.notebook import table_html
 from taskscout.pools.build import OVERLAP
 from taskscout.pools.own import pool_or_hint
 from taskscout.pools.pool import Pool, Source
@@ -51,6 +52,8 @@ from taskscout.tasks.overlap import MOST_OVERLAP, share_contained, text_hashes
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from taskscout.tasks.readers import Rows
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,22 @@ class Ranking:
 
         return pd.DataFrame([_flat(r.to_dict()) for r in self.sources])
 
+    def _repr_html_(self) -> str:
+        """The first ten rows and ``none``, for a notebook."""
+        gains = ["gain, points"] if self.forecast is not None else []
+        columns = ["#", "source", *gains, *self.methods, "domain", "licence"]
+        rows = []
+        for row in self.top(10).sources:
+            card = row.card or TaskCard(name=row.name)
+            numbers = [row.scores[m] for m in self.methods]
+            if gains:
+                numbers.insert(0, math.nan if row.gain is None else row.gain.expected)
+            rows.append([row.rank, row.name, *numbers, card.domain or card.category, card.licence])
+        said = f"{self.target}: {self.rows:,} rows used"
+        if self.advice is not None:
+            said = f"{said}. {self.advice.sentence}"
+        return table_html(said, columns, rows)
+
     def __repr__(self) -> str:
         def short(row: RankedSource) -> str:
             number = f"{row.score:.4f}" if row.gain is None else f"{row.gain.expected:+.1f}"
@@ -260,7 +279,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def rank(
-    target: Task | str | Path,
+    target: Task | str | Path | Rows | Mapping[str, Rows],
     pool: Pool | None = None,
     method: str | Method | Sequence[str | Method] = DEFAULT,
     *,
@@ -283,7 +302,8 @@ def rank(
     Parameters
     ----------
     target
-        A task, or a file that :meth:`Task.from_file` reads.
+        A task, or what :meth:`Task.of` reads: a file, ``hub:owner/name``, a frame of pandas or
+        polars, a ``datasets`` object, a list of dictionaries.
     pool
         None for that of the encoder: the built-in one, or the one that was made for it. Without
         either, the order is that of the default encoder, and the first note says so.
@@ -343,8 +363,9 @@ def rank(
     ):
         calibration = Calibration.load(calibration)
     if not isinstance(target, Task):
-        typed = typed or shlex.quote(str(target))
-        target = Task.from_file(target)
+        if isinstance(target, str | Path):
+            typed = typed or shlex.quote(str(target))
+        target = Task.of(target)
     bench = bench or Workbench()
     pool, bench, hints = pool_or_hint(pool, bench)
     written = [method] if isinstance(method, str | Method) else list(method)

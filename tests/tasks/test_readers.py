@@ -745,17 +745,45 @@ def test_tagging_of_a_dataset_with_declared_tags() -> None:
     assert task.label_names == ("O", "B-X")
 
 
-def test_a_pandas_frame_is_refused_with_the_way_out(refused: Refused) -> None:
+class Streams:
+    """What polars' frames are to us: something that streams Arrow."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __arrow_c_stream__(self, schema: object = None) -> object:
+        return self._table.__arrow_c_stream__(schema)
+
+
+def test_frames_and_lists_of_rows_are_the_same_task() -> None:
     import pandas as pd
 
-    error = refused(lambda: read_dataset(pd.DataFrame(reviews())))  # type: ignore[arg-type]
-    assert "pandas.DataFrame" in error.found
-    assert "datasets.Dataset" in error.why
-    assert "from_pandas" in error.remedy
+    rows = reviews(20)
+    told = read_dataset(pa.Table.from_pylist(rows))
+    frame = pd.DataFrame(rows, index=range(100, 120))
+    for data in (rows, frame, Streams(pa.Table.from_pylist(rows)), {"train": frame}):
+        assert Task.of(data).fingerprint == told.fingerprint
+    assert Task.of(told) is told
+    both = Task.of({"train": frame, "test": rows[:6]})
+    assert both.card.rows == {"train": 20, "test": 6}
+    assert not both.made_splits
+    # A key that a row lacks is an empty cell, also where the first row lacks it.
+    lacking = [{"text": "no label here"}, *rows]
+    assert len(Task.from_dataset(lacking, drop_unlabelled=True)) == 20
+
+
+def test_a_column_of_several_types_is_refused(refused: Refused) -> None:
+    import pandas as pd
+
+    rows = [*reviews(6), {"text": "seven", "label": {"a": 1}}]
+    for data in (rows, pd.DataFrame(rows)):
+        assert "one type" in refused(lambda data=data: read_dataset(data)).why
 
 
 def test_other_objects_are_refused(refused: Refused) -> None:
-    assert "builtins.list" in refused(lambda: read_dataset(reviews())).found  # type: ignore[arg-type]
+    error = refused(lambda: read_dataset(object()))  # type: ignore[arg-type]
+    assert "builtins.object" in error.found
+    assert "pandas" in error.why
     assert "no splits" in refused(lambda: read_dataset({})).found
 
 

@@ -26,11 +26,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from taskscout.errors import PoolError
 from taskscout.files import new_folder, write_atomically
 from taskscout.methods.method import Description
+from taskscout.notebook import table_html
 from taskscout.pools import old_formats
 from taskscout.pools.header import check_header, read_header, validated, write_header
 from taskscout.pools.integrity import (
@@ -50,6 +51,11 @@ from taskscout.pools.packed import (
 from taskscout.pools.records import FORMAT, FileEntry, PoolHeader, Source
 from taskscout.tasks import TaskCard
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Sources that a notebook shows.
+_SHOWN = 10
 __all__ = ["Descriptions", "Pool", "Source"]
 
 
@@ -221,6 +227,39 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"Pool({str(self.folder)!r}, {len(self)} sources)"
+
+    def _repr_html_(self) -> str:
+        """The first sources, for a notebook."""
+        cards = [source.card for source in list(self)[:_SHOWN]]
+        rows = [[c.name, c.kind, c.domain or c.category, sum(c.rows.values()), c.licence]
+                for c in cards]  # fmt: skip
+        return table_html(repr(self), ["source", "kind", "domain", "rows", "licence"], rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Encoder, sources' cards, and what was left out, as plain JSON types."""
+        return {
+            "folder": str(self.folder),
+            "encoder": dict(self.encoder),
+            "sources": [source.card.to_dict() for source in self],
+            "left_out": dict(self.left_out),
+        }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per source: its card, and its own test score."""
+        import pandas as pd
+
+        rows = []
+        for source in self:
+            card = source.card.to_dict()
+            rows.append(
+                {
+                    **card,
+                    "rows": sum(card["rows"].values()),
+                    "classes": len(card.pop("label_names")),
+                    "test_score": source.tuning.get("scores", {}).get("score"),
+                }
+            )
+        return pd.DataFrame(rows)
 
     def source(self, name: str) -> Source:
         """Card, tuning and headers of one source.

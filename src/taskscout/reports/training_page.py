@@ -77,7 +77,7 @@ def _differences(result: TrainResult) -> dict[str, Any] | None:
     if comparison is None:
         return None
     seeds = [r.seed for r in comparison.transfers]
-    rows = [
+    rows: list[tuple[str, float, tuple[float, float] | None]] = [
         (f"seed {seed}", 100 * float(d), None)
         for seed, d in zip(seeds, comparison.differences, strict=True)
     ]

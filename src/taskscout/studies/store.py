@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from taskscout.errors import StudyError
+from taskscout.notebook import table_html
 from taskscout.tasks.arrow_files import read_parquet
 from taskscout.tasks.names import NONE
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from taskscout.methods.gains import Gains
@@ -156,6 +159,26 @@ class GridStore:
                 "key"
             ).fetchall()
         return _checked(self.path, [dict(zip(_COLUMNS, row, strict=True)) for row in rows])
+
+    def __repr__(self) -> str:
+        return f"GridStore({str(self.path)!r}, {len(self.done(failed=True)):,} cells)"
+
+    def _repr_html_(self) -> str:
+        """How many cells of each setting there are, for a notebook."""
+        results = self.results()
+        counts = Counter((r.encoder, r.strategy, r.tuning, r.size) for r in results)
+        failed = sum(bool(r.error) for r in results)
+        title = f"{self!r}, {failed} failed"
+        rows = [[*setting, n] for setting, n in counts.items()]
+        return table_html(title, ["encoder", "strategy", "tuning", "size", "cells"], rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All results as plain JSON types."""
+        return {"path": str(self.path), "cells": [asdict(r) for r in self.results()]}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per cell, as in the Parquet file of ``taskscout grid export``."""
+        return to_table(self.results()).to_pandas()
 
     def merge(self, others: Iterable[CellResult], name: str = "another grid") -> int:
         """Take another grid's results, and say how many were new.

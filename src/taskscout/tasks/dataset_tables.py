@@ -1,9 +1,9 @@
-"""From ``datasets`` objects to raw tables, with the class names that they declare."""
+"""From ``datasets`` objects, frames and rows to raw tables, with the class names they declare."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,25 +26,12 @@ def table_of_dataset(dataset: Any, origin: str) -> RawTable:
     tables: dict[str, pa.Table] = {}
     names: dict[str, tuple[str, ...]] = {}
     for split, part in parts.items():
-        if isinstance(part, pa.Table):
-            tables[split] = part
-            names |= declared_names(part.schema)
-        elif (
-            hasattr(part, "with_format") and hasattr(part, "features") and hasattr(part, "num_rows")
-        ):
+        if hasattr(part, "with_format") and hasattr(part, "features") and hasattr(part, "num_rows"):
             tables[split] = part.with_format("arrow")[:]
             names |= {c: n for c, f in part.features.items() if (n := _feature_names(f))}
-        else:
-            kind = f"{type(part).__module__.split('.')[0]}.{type(part).__name__}"
-            frames = "datasets.Dataset.from_pandas(frame, preserve_index=False)"
-            raise DataError(
-                f"{kind} is no dataset that taskscout reads.",
-                "It reads datasets.Dataset, datasets.DatasetDict and Arrow tables, whose rows can "
-                "be counted.",
-                f"Convert it, e.g. {frames}."
-                if kind == "pandas.DataFrame"
-                else "Convert it to a datasets.Dataset, or save it as a file.",
-            )
+            continue
+        tables[split] = _arrow_of(part, origin)
+        names |= declared_names(tables[split].schema)
     if not tables:
         raise DataError(f"{origin} has no splits.", "There is nothing to read.", "Give data.")
     parts = {
@@ -86,6 +73,48 @@ def joined(origin: str, parts: Mapping[str, RawTable]) -> RawTable:
     notes = tuple(dict.fromkeys(note for part in parts.values() for note in part.notes))
     return RawTable(
         origin, table, numbers, splits if len(splits) > 1 else {}, label_names, odd, notes
+    )
+
+
+def _arrow_of(data: Any, origin: str) -> pa.Table:
+    """Make a table of rows as people hold them.
+
+    Parameters
+    ----------
+    data
+        An Arrow table; a frame of pandas, polars or of anything else that streams Arrow
+        (``__arrow_c_stream__``); or a list of dictionaries, whose missing keys are empty cells.
+    origin
+        What errors call it.
+
+    Raises
+    ------
+    DataError
+        If it is none of these, or a column holds values of several types.
+    """
+    kind = f"{type(data).__module__.split('.')[0]}.{type(data).__name__}"
+    try:
+        if isinstance(data, pa.Table):
+            return data
+        if kind == "pandas.DataFrame":
+            frame = data.rename(columns=str)
+            return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        if hasattr(data, "__arrow_c_stream__"):
+            return pa.table(data)
+        if isinstance(data, Sequence) and data and all(isinstance(r, Mapping) for r in data):
+            columns = dict.fromkeys(str(key) for row in data for key in row)
+            return pa.table({c: [row.get(c) for row in data] for c in columns})
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(
+            f"{origin} has a column that cannot be read: {' '.join(str(error).split())}.",
+            "The values of a column have one type.",
+            "Make them all words, or all numbers.",
+        ) from error
+    raise DataError(
+        f"{kind} is no dataset that taskscout reads.",
+        "It reads datasets.Dataset and DatasetDict, frames of pandas and polars, Arrow tables and "
+        "lists of dictionaries, whose rows can be counted.",
+        "Convert it to one of these, or save it as a file.",
     )
 
 

@@ -9,10 +9,10 @@ of a task, which ``Task.from_file`` and its like put together. Pickles are never
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from taskscout.tasks.raw import RawTable, join, option, quote
 from taskscout.tasks.split_names import meanings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset, DatasetDict
 
 
@@ -46,6 +47,10 @@ class TaskParts:
     label_names: tuple[str, ...]
     card: TaskCard
     notes: tuple[str, ...]
+
+
+#: Rows as people hold them.
+Rows: TypeAlias = "Dataset | DatasetDict | pa.Table | pd.DataFrame | Sequence[Mapping[str, Any]]"
 
 
 def read_file(
@@ -113,7 +118,7 @@ def read_file(
 
 
 def read_dataset(
-    dataset: Dataset | DatasetDict | pa.Table | Mapping[str, pa.Table],
+    dataset: Rows | Mapping[str, Rows],
     *,
     name: str = "dataset",
     text: str | None = None,
@@ -127,7 +132,7 @@ def read_dataset(
     drop_rare: bool = False,
     max_characters: int = 100_000,
 ) -> TaskParts:
-    """Wrap a ``datasets`` object or Arrow tables; class names and memory maps are kept.
+    """Wrap a ``datasets`` object, frames, Arrow tables or lists of rows; class names are kept.
 
     Splits are kept where one of them is for training, under our names of splits
     (:mod:`taskscout.tasks.split_names`: ``dev`` becomes ``validation``); a single split is split
@@ -136,7 +141,8 @@ def read_dataset(
     Parameters
     ----------
     dataset
-        One dataset or table, or several by split.
+        A ``datasets.Dataset`` or ``DatasetDict`` (whose memory map is kept), a frame of pandas or
+        polars, an Arrow table, or a list of dictionaries; or several of these by split.
     name
         The task's name.
     text, pair, label, choices, kind, split_column, drop_unlabelled, drop_empty, drop_rare, \

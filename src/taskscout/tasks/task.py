@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from taskscout.errors import DataError
+from taskscout.notebook import table_html
 from taskscout.tasks import splitting
 from taskscout.tasks.arrow import integers, is_null, list_lengths
 from taskscout.tasks.arrow import take as take_rows
@@ -30,9 +31,10 @@ from taskscout.tasks.kinds import COLUMNS, LABEL, SEQUENCE_KINDS, SPLITS, Kind
 from taskscout.tasks.raw import class_list
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    import pandas as pd
+    from datasets import DatasetDict
 
-    from taskscout.tasks.readers import TaskParts
+    from taskscout.tasks.readers import Rows, TaskParts
 
 
 def _digest(parts: Iterable[bytes], key: bytes = b"") -> bytes:
@@ -129,10 +131,32 @@ class Task:
         return cls._of(read_file(path, **options))
 
     @classmethod
-    def from_dataset(
-        cls, dataset: Dataset | DatasetDict | pa.Table | Mapping[str, pa.Table], **options: Any
-    ) -> Task:
-        """Wrap a ``datasets`` object; see :func:`taskscout.tasks.readers.read_dataset`."""
+    def of(cls, data: Task | str | Path | Rows | Mapping[str, Rows]) -> Task:
+        """Read a task from whatever holds it.
+
+        Parameters
+        ----------
+        data
+            A task, which is given back; a file; ``hub:owner/name`` or
+            ``hub:owner/name:configuration``; or what :meth:`from_dataset` takes.
+
+        Raises
+        ------
+        DataError
+            Where it cannot be read.
+        """
+        if isinstance(data, Task):
+            return data
+        if isinstance(data, str) and data.startswith("hub:"):
+            repository, _, config = data.removeprefix("hub:").partition(":")
+            return cls.from_hub(repository, config or None)
+        if isinstance(data, str | Path):
+            return cls.from_file(data)
+        return cls.from_dataset(data, name="target")
+
+    @classmethod
+    def from_dataset(cls, dataset: Rows | Mapping[str, Rows], **options: Any) -> Task:
+        """Wrap rows as people hold them; see :func:`taskscout.tasks.readers.read_dataset`."""
         from taskscout.tasks.readers import read_dataset
 
         return cls._of(read_dataset(dataset, **options))
@@ -196,6 +220,42 @@ class Task:
     def __repr__(self) -> str:
         rows = ", ".join(f"{s} {self.tables[s].num_rows:,}" for s in self.splits)
         return f"Task({self.name!r}, {self.kind}, {rows})"
+
+    def _repr_html_(self) -> str:
+        """Rows by split, and the first training rows, for a notebook."""
+        first = next(iter(self.splits))
+        shown = self.take({first: range(min(3, self.tables[first].num_rows))})
+        frame = shown.to_pandas()
+        rows = [[str(cell)[:100] for cell in row] for row in frame.itertuples(index=False)]
+        return table_html(repr(self), [*frame.columns], rows)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All rows with their split, labels by name where there are classes."""
+        import pandas as pd
+
+        frames = []
+        for split, table in self.rows():
+            frame = table.to_pandas()
+            if self.label_names and "label" in frame:
+                frame["label"] = [None if v is None else self._named(v)
+                                  for v in table.column("label").to_pylist()]  # fmt: skip
+            frame.insert(0, "split", split)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the task is, as plain JSON types; its rows are in :meth:`to_pandas`."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "rows": {split: table.num_rows for split, table in self.rows()},
+            "columns": list(self.tables[self.splits[0]].column_names),
+            "label_names": list(self.label_names),
+            "made_splits": self.made_splits,
+            "fingerprint": self.fingerprint,
+            "notes": list(self.notes),
+            "card": self.card.to_dict(),
+        }
 
     @cached_property
     def dataset(self) -> DatasetDict:

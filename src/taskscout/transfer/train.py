@@ -16,6 +16,7 @@ import numpy as np
 from taskscout.errors import TransferError
 from taskscout.methods import DEFAULT
 from taskscout.models.recipe import Recipe
+from taskscout.notebook import table_html
 from taskscout.tasks import Task, TaskCard
 from taskscout.transfer.choosing import Decision, decide
 from taskscout.transfer.comparison import Comparison, compare_over_seeds
@@ -29,9 +30,12 @@ from taskscout.transfer.trials import SHORT_LIST
 from taskscout.transfer.workspace import Workspace, full_disk_explained, saver
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from taskscout.models.workbench import Workbench
     from taskscout.pools import Pool
     from taskscout.tasks.catalogue import Catalogue
+    from taskscout.tasks.readers import Rows
     from taskscout.transfer.loaded import LoadedModel
 
 _PROMPTS = ("prompt", "p-tuning-v2")
@@ -137,6 +141,25 @@ class TrainResult:
         """Plain JSON types: what ``result.json`` holds."""
         return dict(self.details)
 
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per run: strategy, seed, every score, seconds and examples."""
+        import pandas as pd
+
+        rows = []
+        for run in self.runs:
+            row = run.to_dict()
+            scores, validation = row.pop("scores"), row.pop("validation")
+            del row["notes"]
+            row["sources"] = ", ".join(row["sources"])
+            rows.append({**row, **scores, **{f"validation_{k}": v for k, v in validation.items()}})
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """Verdict and score of each run, for a notebook."""
+        rows = [[r.strategy, r.seed, 100 * r.score] for r in self.runs]
+        title = f"{self.target}: {self.verdict or self.chosen.why}"
+        return table_html(title, ["strategy", "seed", "test score, points"], rows)
+
     def __repr__(self) -> str:
         through = ", ".join(c.name for c in self.sources) or "no source"
         gain = ""
@@ -149,7 +172,7 @@ class TrainResult:
 
 
 def train(
-    target: Task | str | Path,
+    target: Task | str | Path | Rows | Mapping[str, Rows],
     *,
     sources: Sequence[str | Task | Origin] | None = None,
     top: int | None = None,
@@ -181,7 +204,7 @@ def train(
     Parameters
     ----------
     target
-        A task, or a file that :meth:`Task.from_file` reads.
+        A task, or what :meth:`Task.of` reads: a file, a frame, a ``datasets`` object, rows.
     sources
         Names of the pool or the catalogue, files, ``hub:owner/name``, or tasks. None to choose:
         for ``sequential`` by forecast and trials (:func:`taskscout.transfer.choosing.decide`),
@@ -242,7 +265,7 @@ def train(
     from taskscout.pools.own import pool_or_hint
     from taskscout.transfer.sources import chosen_by_ranking, origins_of, overlap_notes
 
-    task = target if isinstance(target, Task) else Task.from_file(target)
+    task = Task.of(target)
     check_target(task, strategy)
     bench = bench or Workbench()
     if isinstance(pool, str | Path):
