@@ -8,6 +8,7 @@ import sys
 import typer
 
 from taskscout.cli.cache import cache
+from taskscout.cli.doctor import doctor
 from taskscout.cli.example import example
 from taskscout.cli.grid import grid
 from taskscout.cli.methods import methods
@@ -17,14 +18,14 @@ from taskscout.cli.rank import rank
 from taskscout.cli.study import study
 from taskscout.cli.train import train
 from taskscout.cli.transfer_studies import multitask, zero_shot
+from taskscout.cli.verbs import Verbs
 
-app = typer.Typer(
+app = Verbs(
     name="taskscout",
     help="Which dataset to fine-tune on first: ranks real source datasets for your own, "
     "offline, in seconds.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(rank)
@@ -39,6 +40,7 @@ study.command("zero-shot")(zero_shot)
 app.command()(methods)
 app.add_typer(cache, name="cache")
 app.command()(example)
+app.command()(doctor)
 
 
 @app.callback(invoke_without_command=True)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from taskscout.cli.console import stdout
+from taskscout.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from taskscout.models.cache import EmbeddingCache
     from taskscout.models.tuned_store import TunedStore
 
-cache = typer.Typer(help="Look at kept embeddings and tuned models, or clear them.")
+cache = Verbs(help="Look at kept embeddings and tuned models, or clear them.")
 
 #: What ``clear`` takes for the tuned models, beside the names of spaces.
 TUNED = "tuned"

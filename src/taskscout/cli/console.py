@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +25,26 @@ if TYPE_CHECKING:
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+@dataclass
+class Settings:
+    """What the options of every verb say (:mod:`taskscout.cli.verbs`)."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+SETTINGS = Settings()
+
+
 def stdout() -> Console:
-    """For results. Wide when piped, so that tables are not cut."""
-    return _console(width=None if sys.stdout.isatty() else 140)
+    """For results. As wide as ``COLUMNS`` says; wide when piped, so that tables are not cut."""
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return _console(width=None if known else 140)
 
 
 def stderr() -> Console:
-    """For progress and errors."""
-    return _console(stderr=True)
+    """For progress and remarks, which ``--quiet`` leaves out."""
+    return _console(stderr=True, quiet=SETTINGS.quiet)
 
 
 def _console(**options: Any) -> Console:
@@ -44,24 +59,27 @@ def _console(**options: Any) -> Console:
             for text, style, control in super().render(renderable, options):
                 yield Segment(text if control else _STEERING.sub("\ufffd", text), style, control)
 
-    return Harmless(highlight=False, **options)
+    # No markup either: a source may be named [/].
+    return Harmless(highlight=False, markup=False, **options)
 
 
 def show_error(error: TaskscoutError) -> None:
     """What was found, why it cannot work, what to do: a line each."""
     from rich.text import Text
 
-    console = stderr()
+    console = _console(stderr=True)
     console.print(Text.assemble(("error: ", "bold red"), error.found), soft_wrap=True)
     console.print(Text(f"  why: {error.why}"), soft_wrap=True)
     console.print(Text(f"  do:  {error.remedy}"), soft_wrap=True)
+    if SETTINGS.verbose:
+        traceback.print_exception(error)
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None] | None]:
     """A progress bar on stderr that appears with the first report; None where not a terminal."""
     console = stderr()
-    if not console.is_terminal:
+    if SETTINGS.quiet or not console.is_terminal:
         yield None
         return
     from rich.progress import (

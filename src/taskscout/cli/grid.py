@@ -10,12 +10,13 @@ import typer
 
 from taskscout.cli import options
 from taskscout.cli.console import stderr, stdout, write_text
+from taskscout.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from taskscout.methods.gains import Gains
     from taskscout.studies.store import CellResult
 
-grid = typer.Typer(
+grid = Verbs(
     help="Run a grid of transfers, resumable cell by cell, and look at it.", no_args_is_help=True
 )
 

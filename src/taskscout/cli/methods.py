@@ -43,12 +43,14 @@ def methods(
         typer.echo(json.dumps({"methods": rows}, indent=1))
         return
     if name:
-        console.print(f"[bold]{listed[0].name}[/bold]")
+        from rich.text import Text
+
+        console.print(listed[0].name, style="bold")
         console.print(inspect.getdoc(listed[0]) or "", markup=False)
         for key in ("aliases", "needs", "cost", "paper", "kinds", "reads"):
             value = rows[0][key]
             text = ", ".join(value) if isinstance(value, list) else str(value)
-            console.print(f"[bold]{key}[/bold] {text or 'nothing'}")
+            console.print(Text.assemble((key, "bold"), f" {text or 'nothing'}"))
         return
     from rich.table import Table
 

@@ -9,11 +9,10 @@ import typer
 
 from taskscout.cli import options
 from taskscout.cli.console import make_workbench, open_pool, progress, stderr, stdout
+from taskscout.cli.verbs import Verbs
 from taskscout.models.recipe import Recipe
 
-pool = typer.Typer(
-    help="Look at the sources of a pool, and make your own pool.", no_args_is_help=True
-)
+pool = Verbs(help="Look at the sources of a pool, and make your own pool.", no_args_is_help=True)
 
 _PoolOption = Annotated[str, typer.Option("--pool", help="A pool folder.")]
 _OwnPool = Annotated[Path, typer.Option("--pool", help="Folder of your pool.")]

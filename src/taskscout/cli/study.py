@@ -17,12 +17,13 @@ from taskscout.cli.console import (
     write_text,
 )
 from taskscout.cli.options import Encoder, MaxLength, NoCache, Pooling
+from taskscout.cli.verbs import Verbs
 from taskscout.methods import DEFAULT
 
 if TYPE_CHECKING:
     from taskscout.tasks.catalogue import Catalogue
 
-study = typer.Typer(help="Hold methods against a grid of real transfer.", no_args_is_help=True)
+study = Verbs(help="Hold methods against a grid of real transfer.", no_args_is_help=True)
 
 _GRID = "The grid"
 _METHODS = "Methods and their material"
