@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskscout.errors import TaskscoutError
+from taskscout.forecasting import NO_GAINS
 from taskscout.pools.surroundings import TargetExample, data_at_hand, nearest_examples, pool_map
 from taskscout.ranking import Ranking, rank
 from taskscout.reports.pages import Axis, link, plane, reading_of, render, shortened, versions
@@ -284,7 +285,7 @@ def _with_second_opinions(
             continue
         try:
             other = rank(target, pool, method, bench=bench, examples=examples, seed=seed,
-                         exclude=exclude)  # fmt: skip
+                         exclude=exclude, calibration=NO_GAINS)  # fmt: skip
         except TaskscoutError:
             continue  # it serves another kind of target, or this pool lacks what it reads
         scores = {r.name: r.score for r in other.sources if r.name != NONE}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from taskscout.methods.calibration import Calibration
     from taskscout.models.recipe import Recipe
     from taskscout.tasks.catalogue import Catalogue
+    from taskscout.tasks.readers import Rows
 
 #: A step's time in that of embedding its texts: forward, backward and what is between.
 _STEP = 3.5
@@ -197,7 +198,7 @@ def _seconds_per_run(target: Task, bench: Workbench, recipe: Recipe) -> float:
 
 
 def advise(
-    target: Task | str | Path,
+    target: Task | str | Path | Rows | Mapping[str, Rows],
     pool: Pool | str | Path | None = None,
     method: str = DEFAULT,
     *,
@@ -213,7 +214,7 @@ def advise(
     Parameters
     ----------
     target
-        A task, or a file that :meth:`Task.from_file` reads.
+        A task, or what :meth:`Task.of` reads.
     pool
         A pool or its folder; None for that of the encoder.
     method
@@ -246,8 +247,9 @@ def advise(
     if not isinstance(target, Task):
         import shlex
 
-        choosing.setdefault("typed", shlex.quote(str(target)))
-        target = Task.from_file(target)
+        if isinstance(target, str | Path):
+            choosing.setdefault("typed", shlex.quote(str(target)))
+        target = Task.of(target)
     if isinstance(pool, str | Path):
         pool = Pool.open(pool)
     bench = bench or Workbench()
