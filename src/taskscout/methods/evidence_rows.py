@@ -18,7 +18,9 @@ question, above all) decides nothing.
 the answer, or a part of it, is in it. Features are about their mean over the context, as above:
 all of them share the question. The other definition, the words that the answer begins and ends
 with (``spans="words"``), asks for states that embeddings of sentences were never trained to have;
-sentences are read the way sources of text pairs read. Questions without an answer have no right
+sentences are read the way sources of text pairs read. Which is better is open: against the built-in
+pool words recognise the other source of questions more often (``benchmarks/evidence_rows.py``), and
+real transfer has not been asked. Questions without an answer have no right
 sentence and no row, and contexts of one sentence none.
 
 **Text-to-text.** Where outputs are few, they are classes of the prompts, with the features that the
