@@ -70,7 +70,7 @@ def test_opens_whole(pool: Pool):
 def test_small_and_of_a_few_files():
     files = [p for p in FOLDER.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= LARGEST
-    beside = 3 + 4  # the header, the table of sources, the topics; calibrations
+    beside = 3 + 4 + 1  # header, table of sources, topics; calibrations; mean gains
     assert len(files) <= len(KEYS) + beside
     assert {p.suffix for p in files} == {".json", ".parquet", ".safetensors"}
 
