@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,14 @@ HOSTILE = {
     + "name: *a11\n" + GOOD,
     "more than a study": GOOD + "#" * 2**20,
 }  # fmt: skip
+
+
+def test_a_study_of_brackets_alone_takes_no_time(tmp_path):
+    """The time was that of the square of their depth: hours for a megabyte."""
+    start = time.process_time()
+    with pytest.raises(StudyError, match="brackets"):
+        read(tmp_path, "name: " + "[" * 10**6)
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

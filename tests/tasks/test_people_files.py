@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -378,3 +379,19 @@ def test_a_parquet_file_in_a_zip(tmp_path: Path):
     path = tmp_path / "a.zip"
     path.write_bytes(zipped({"a.parquet": sink.getvalue()}))
     assert len(read_file(path)) == 30
+
+
+def test_what_openpyxl_leaves_out_is_no_matter_of_the_user(
+    write: Write, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    load = openpyxl.load_workbook
+
+    def warning(*arguments: Any, **options: Any) -> Any:
+        warnings.warn(
+            "Data Validation extension is not supported and will be removed", stacklevel=1
+        )
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(openpyxl, "load_workbook", warning)
+    assert len(read_file(write("a.xlsx", workbook(records(reviews(30)))))) == 30
+    assert not recwarn.list

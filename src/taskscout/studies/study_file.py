@@ -28,6 +28,8 @@ TuningName = Literal["full", "lora", "prompt", "p-tuning-v2", "bitfit", "head"]
 
 #: Bytes of the largest study file.
 _LARGEST = 2**20
+#: Brackets of a study file: the time that YAML takes grows with the square of their depth.
+_MOST_BRACKETS = 500
 #: What reading YAML raises: of its own, and of the dates and numbers in it.
 _NO_YAML = (
     yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError, KeyError,
@@ -151,6 +153,8 @@ def read_study(path: str | Path) -> GridStudy:
         if path.stat().st_size > _LARGEST or not path.is_file():
             raise OSError(None, f"no ordinary file of at most {_LARGEST:,} bytes")
         text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > _MOST_BRACKETS:
+            raise ValueError(f"more than {_MOST_BRACKETS} brackets")
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -46,12 +47,14 @@ def read_xlsx(path: str, data: bytes) -> RawTable:
         ) from error
     _require_size(path, data)
     try:
-        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = {}
-        for sheet in book.worksheets:
-            sheet.reset_dimensions()  # a sheet says how large it is, truly or not
-            rows = enumerate(sheet.iter_rows(values_only=True), 1)
-            sheets[sheet.title] = _records(path, rows)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what openpyxl leaves out: drop-downs, colours
+            book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+            sheets = {}
+            for sheet in book.worksheets:
+                sheet.reset_dimensions()  # a sheet says how large it is, truly or not
+                rows = enumerate(sheet.iter_rows(values_only=True), 1)
+                sheets[sheet.title] = _records(path, rows)
     except DataError:
         raise
     except Exception as error:  # of openpyxl, its XML and its numbers and dates
