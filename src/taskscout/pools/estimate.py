@@ -68,7 +68,7 @@ def disk_needed(sources: int, encoder: Encoder, recipe: Recipe) -> int:
 
     The model is loaded to count what is tuned.
     """
-    from taskscout.models.tuning import initial_parameters
+    from taskscout.models.adapting import initial_parameters
 
     tuned = sum(array.size for array in initial_parameters(encoder, recipe).values())
     maps = 60 * encoder.dimension
