@@ -12,6 +12,7 @@ from taskscout import checkup
 from taskscout.checkup import Finding, examine
 from taskscout.cli import console
 from taskscout.errors import TaskscoutError
+from taskscout.pools import Pool
 from tests.cli.test_cli import Run, mistake, only_json, run  # noqa: F401  # a fixture
 
 
@@ -91,7 +92,7 @@ def test_doctor(run: Run, monkeypatch):  # noqa: F811
     found = {f["what"]: f for f in only_json(run("doctor", "--json"))["findings"]}
     assert {"installation", "model", "built-in pool", "cache", "processor"} <= set(found)
     assert found["built-in pool"]["state"] == "ok"
-    assert "74 sources" in found["built-in pool"]["found"]
+    assert f"{len(Pool.builtin())} sources" in found["built-in pool"]["found"]
     result = run("doctor")
     assert result.code == 0
     assert all(f["found"] in result.out for f in found.values())
