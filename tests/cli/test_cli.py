@@ -120,7 +120,10 @@ VERBS = [
     ["grid"],
     *(["grid", v] for v in ("run", "export", "merge", "show")),
     ["study"],
-    *(["study", v] for v in ("run", "metrics", "variance", "taskweb", "multitask", "zero-shot")),
+    *(
+        ["study", v]
+        for v in ("run", "calibrate", "metrics", "variance", "taskweb", "multitask", "zero-shot")
+    ),
     ["pool"],
     *(
         ["pool", v]

@@ -98,9 +98,10 @@ class Track:
         self.gains, self.calls = gains, []
 
     def __call__(self, target: Task, sources: Any, bench: Workbench, *, strategy: str,
-                 recipe: Any, seed: int) -> Transfer:  # fmt: skip
+                 recipe: Any, seed: int, budget: Budget) -> Transfer:  # fmt: skip
         name = sources[0].name if sources else NONE
         self.calls.append((seed, name, target, recipe))
+        self.budget = budget
         score = 0.6 + self.gains.get(name, 0.0) / 100
         return Transfer(target.name, (name,), strategy, "lora", seed, {"score": score})
 
@@ -174,14 +175,15 @@ def test_a_race_ends_where_one_is_clearly_ahead_or_all_behind(
 
 
 def test_time_bounds_a_race(
-    track: Any, small_pool: Pool, small_bench: Workbench, forecast: Forecast
+    track: Any, small_pool: Pool, small_bench: Workbench, forecast: Forecast, monkeypatch: Any
 ):
+    monkeypatch.setattr(trials_module, "CLEAR", 1.1)
     laid = track()
     pair = origins(small_pool, small_bench, "reviews", "topics")
     done = race(TARGET, pair, forecast, small_bench, recipe=SHORT, seconds=1e-9)
-    assert laid.calls == []
+    assert [n for _, n, *_ in laid.calls] == [NONE, "reviews", "topics"]  # one round is whole
+    assert laid.budget == Budget(seconds=1e-9 / 3)
     assert "time for trials was up" in done.ended
-    np.testing.assert_array_equal(done.forecast.means, forecast.means)
 
 
 def test_a_race_that_was_stopped_goes_on(
@@ -278,18 +280,20 @@ def test_minutes_are_shared_by_trials_and_runs(
     from taskscout.transfer import train as training
 
     given: list[Any] = []
-    real = training.compare
+    real = training.compare_over_seeds
 
     def noted(*args: Any, **options: Any) -> Any:
         given.append(options["budget"])
         return real(*args, **options)
 
-    monkeypatch.setattr(training, "compare", noted)
+    monkeypatch.setattr(training, "compare_over_seeds", noted)
     path = tmp_path / "c.safetensors"
     small_calibration(small_bench).save(path)
-    taskscout.train(TARGET, pool=small_pool, bench=small_bench, recipe=SHORT, seeds=1, trial=0,
-                    calibration=path, budget="2m")  # fmt: skip
-    assert given == [Budget(seconds=30.0)]  # half of 120 s, for two runs
+    for trial in (0, 1):
+        taskscout.train(TARGET, pool=small_pool, bench=small_bench, recipe=SHORT, seeds=1,
+                        trial=trial, calibration=path, budget="2m")  # fmt: skip
+    # Two runs share 120 s, or what trials leave of them: half.
+    assert given == [Budget(seconds=60.0), Budget(seconds=30.0)]
 
 
 def test_advice_needs_a_calibration(small_pool: Pool, small_bench: Workbench):

@@ -299,7 +299,8 @@ def train(
         strategy = "sequential" if origins else NONE
         if budget.seconds is not None:  # half for the trials, half for the runs
             runs = len(seeds) * (1 + bool(origins))
-            budget = replace(budget, seconds=budget.seconds / 2 / runs)
+            left = budget.seconds / (1 if decision.race is None else 2)
+            budget = replace(budget, seconds=left / runs)
     elif not sources and strategy != NONE and not (strategy == "zero_shot" and top is None):
         origins, said = chosen_by_ranking(
             task, named, bench, top=top or 1, method=method, catalogue=catalogue,

@@ -25,7 +25,7 @@ from taskscout.methods.forecast import Forecast, Trial
 from taskscout.tasks import Task
 from taskscout.transfer.comparison import resampled_differences
 from taskscout.transfer.origin import Origin
-from taskscout.transfer.result import NONE, Transfer
+from taskscout.transfer.result import NONE, Budget, Transfer
 from taskscout.transfer.strategies import transfer
 
 if TYPE_CHECKING:
@@ -193,7 +193,8 @@ def race(
     recipe
         How the target is tuned; a trial makes no more than :data:`STEPS` steps.
     seconds
-        No run begins that would, by the time of those before it, end later than this.
+        Of all runs: each gets what would be its share were there one round only, and after the
+        first round none begins that would, by the time of those before it, end later.
     rounds
         Seeds, at most.
     kept
@@ -203,6 +204,7 @@ def race(
     """
     kept, tell = kept or KeptRuns(None, ""), report or (lambda _: None)
     rows = target.for_choosing(ROWS)
+    share = Budget(seconds=None if seconds is None else seconds / (len(origins) + 1))
     short = replace(recipe, max_steps=min(recipe.max_steps or STEPS, STEPS), early_stopping=0)
     remaining = list(origins)
     begun, total, longest = time.perf_counter(), runs_at_most(len(remaining), rounds), 0.0
@@ -219,13 +221,14 @@ def race(
             run = kept.get(name, seed)
             if run is None:
                 spent = time.perf_counter() - begun
-                if seconds is not None and spent + longest > seconds:
+                if seconds is not None and seed > FIRST_SEED and spent + longest > seconds:
                     ended = f"the time for trials was up after {spent:.0f} s"
                     break
                 start = time.perf_counter()
                 done = transfer(
                     inner, [] if origin is None else [origin], bench,
                     strategy=NONE if origin is None else "sequential", recipe=short, seed=seed,
+                    budget=share,
                 )  # fmt: skip
                 done.tuned = None
                 if origin is None:
