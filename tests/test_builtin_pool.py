@@ -326,8 +326,10 @@ def test_ranks_texts_of_our_own(pool: Pool, bench: Workbench, name: str, texts: 
     assert sorted(r.name for r in ranking.sources) == sorted([*pool.names, NONE])
     scores = [r.score for r in ranking.sources]
     assert all(map(math.isfinite, scores))
-    assert scores == sorted(scores, reverse=True)
     assert len(set(scores)) == len(scores)
+    by = [r.gain.expected for r in ranking.sources if r.gain] or scores
+    assert len(by) == len(scores)
+    assert by == sorted(by, reverse=True)
     assert ranking.rows == ranking.of == ranking.embedded
     assert ranking.rows + sum(ranking.left_alone.values()) == 40
     assert ranking.left_out == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.methods.method import Method
-from taskscout.models.workbench import Workbench
+from taskscout.models.workbench import Workbench, row_keys
 from taskscout.tasks import Task
 
 Array = NDArray[np.float64]
@@ -47,10 +48,6 @@ def target_facts(target: Task, bench: Workbench, *, folds: int = 5) -> dict[str,
     Pearson's correlation), NaN where no class has two examples. Of a target without labels
     ``rows``, ``pair`` and ``words`` alone.
     """
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.metrics import balanced_accuracy_score
-    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
-
     texts, pairs = target.inputs("train")
     seconds = pairs or [""] * len(texts)
     facts = {
@@ -63,34 +60,63 @@ def target_facts(target: Task, bench: Workbench, *, folds: int = 5) -> dict[str,
     if unlabelled(target):
         return facts
     labels = target.labels("train")
-    embeddings = bench.embeddings(target).astype(np.float64)
     facts |= {
         "regression": float(target.kind == "regression"),
         "classes": float(target.n_classes),
         "balance": 1.0,
-        "probe": math.nan,
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # rare classes, slow convergence: no matter here
-        if target.kind == "regression":
-            if len(labels) >= folds and labels.std() > 0:
-                cut = KFold(folds, shuffle=True, random_state=0)
-                guesses = cross_val_predict(Ridge(1.0), embeddings, labels, cv=cut)
-                facts["probe"] = float(np.corrcoef(guesses, labels)[0, 1])
-            return facts
+    if target.kind != "regression":
         counts = np.bincount(labels)
         shares = counts[counts > 0] / counts.sum()
         facts["balance"] = float(-(shares * np.log(shares)).sum() / np.log(max(len(shares), 2)))
-        if counts.max() >= 2 and len(shares) >= 2:
-            by_class = StratifiedKFold(
-                max(2, min(folds, int(counts.max()))), shuffle=True, random_state=0
-            )
-            probe = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
-            guesses = cross_val_predict(probe, embeddings, labels, cv=by_class)
-            chance = 1 / len(shares)
-            accuracy = balanced_accuracy_score(labels, guesses)
-            facts["probe"] = float((accuracy - chance) / (1 - chance))
+    facts["probe"] = _remembered_probe(target, labels, bench, folds)
     return facts
+
+
+def _remembered_probe(target: Task, labels: Array, bench: Workbench, folds: int) -> float:
+    """Recall a target's probe from the cache of embeddings, or make it and keep it there.
+
+    So that a second ranking of a target neither trains nor imports what trains.
+    """
+    digest = hashlib.blake2b(np.asarray(labels, np.float64).tobytes(), digest_size=16)
+    digest.update(b"".join(row_keys(*target.inputs("train"))) + str(folds).encode())
+    space, key = f"{bench.encoder.space}+probe", digest.digest()
+    rows, is_cached = bench.cache.get(space, [key])
+    if rows is not None and is_cached[0]:
+        return float(rows[0, 0])
+    probe = float(np.float32(_probe(bench.embeddings(target), labels, target.kind, folds)))
+    if math.isfinite(probe):
+        bench.cache.put(space, [key], np.array([[probe]], np.float32))
+        bench.cache.label(space, f"linear probes of targets under {bench.encoder.model_id}")
+    return probe
+
+
+def _probe(embeddings: NDArray[np.float32], labels: Array, kind: str, folds: int) -> float:
+    """Cross-validate a linear model on the untouched encoder; see :func:`target_facts`."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
+
+    features = embeddings.astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rare classes, slow convergence: no matter here
+        if kind == "regression":
+            if len(labels) < folds or labels.std() == 0:
+                return math.nan
+            cut = KFold(folds, shuffle=True, random_state=0)
+            guesses = cross_val_predict(Ridge(1.0), features, labels, cv=cut)
+            return float(np.corrcoef(guesses, labels)[0, 1])
+        counts = np.bincount(labels.astype(np.int64))
+        classes = int((counts > 0).sum())
+        if counts.max() < 2 or classes < 2:
+            return math.nan
+        by_class = StratifiedKFold(
+            max(2, min(folds, int(counts.max()))), shuffle=True, random_state=0
+        )
+        model = LogisticRegression(C=10.0, max_iter=1000, class_weight="balanced")
+        guesses = cross_val_predict(model, features, labels, cv=by_class)
+        accuracy = balanced_accuracy_score(labels, guesses)
+        return float((accuracy - 1 / classes) / (1 - 1 / classes))
 
 
 def evidence_of(target: Task, method: Method, scores: Array) -> float:
