@@ -474,6 +474,22 @@ def test_maps_may_read_columns_beside_those_they_give(n, centring, compat, r):
     np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("repeated", [1, 5])
+@pytest.mark.parametrize("centring", ["none", "both"])
+def test_a_text_that_stands_twice_in_a_small_target(repeated, centring):
+    """Rows that repeat take rank from the features, and the columns beside them add none."""
+    d, more, b, n = 96, 96, 12, 60
+    f = features(n, d + more)
+    f[n - repeated :] = f[:repeated]
+    labels = classes(f, 3)
+    statistics = TargetStatistics.of(f, label_columns(labels))
+    maps = maps_of_two_layers(b, d, more, 4)
+    options = {"centring": centring, "unit_norm": True}
+    got = logme_of_maps(statistics, *maps, **options, dimension=d)
+    wanted = [logme(mapped_from_two_layers(f, maps, i), labels, **options) for i in range(b)]
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
 def test_columns_beside_that_repeat_the_features_are_a_plain_map():
     d, n = 48, 120
     f = features(n, d)

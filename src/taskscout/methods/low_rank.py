@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 #: Eigenvalues below this share of the largest count as zero.
 RANK_TOLERANCE = 1e-12
 TINY = 1e-300
+#: Share of the columns beside the features that is rounding, where the features make all of them.
+_ROUNDING = 1e-10
 
 
 class Terms(NamedTuple):
@@ -107,7 +109,9 @@ class Basis:
         rest = target.gram[d:, d:] - made @ beside.T
         #: Gram matrix of the rest of M, and its product with the labels; none if F takes all.
         self.rest = (rest + rest.T) / 2, target.cross[d:] - made @ cross
-        self.parted = len(target.gram) > d and len(self.g) < freedom
+        self.parted = len(self.g) < freedom and bool(
+            np.trace(rest) > _ROUNDING * np.trace(target.gram[d:, d:])
+        )
 
 
 def _times(stack: Array, matrix: Array) -> Array:
@@ -172,10 +176,12 @@ class LowRankGram:
         if basis.parted:
             z = u[:, :, basis.q.shape[0] :]
             lengths, axes = np.linalg.eigh(_times(z, basis.rest[0]) @ z.swapaxes(1, 2))
-            root = np.sqrt(np.maximum(lengths, RANK_TOLERANCE * lengths[:, -1:] + TINY))
-            more = np.concatenate([axes * root[:, None], np.zeros((count, r, r))], 1)
+            # What is rounding alone is left out: a direction in which maps add nothing.
+            real = lengths > np.maximum(RANK_TOLERANCE * lengths[:, -1:], TINY)
+            root = np.sqrt(np.where(real, lengths, 1.0))
+            more = np.concatenate([axes * (root * real)[:, None], np.zeros((count, r, r))], 1)
             x = np.concatenate([x, more], 2)
-            labels = (axes / root[:, None]).swapaxes(1, 2) @ _times(z, basis.rest[1])
+            labels = (axes * (real / root)[:, None]).swapaxes(1, 2) @ _times(z, basis.rest[1])
             self.y = np.concatenate([self.y, labels], 1)
             self.g = np.append(basis.g, np.zeros(r))
         self.x, self.sign = x, np.repeat([1.0, -1.0], r)
