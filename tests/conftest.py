@@ -89,3 +89,9 @@ def toy_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         add_source(pool, replace(task, card=card), bench)
     return folder / "pool"
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piped output is wide unless ``COLUMNS`` says otherwise, as it does in workers of xdist."""
+    monkeypatch.delenv("COLUMNS", raising=False)
