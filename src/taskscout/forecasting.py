@@ -98,7 +98,7 @@ def calibration_for(
 def reference_sources(calibration: Calibration | None, methods: Sequence[Method]) -> set[str]:
     """Sources to score beside those that are ranked, so that a filter changes no forecast.
 
-    None where a method that is read runs every source's model.
+    No source more where a method that is read runs every source's model.
     """
     if calibration is None or any(
         m.name in calibration.methods and m.cost in DEAR for m in methods

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskscout.methods.method import Method
-from taskscout.models.workbench import Workbench, row_keys
+from taskscout.models.workbench import Workbench
 from taskscout.tasks import Task
 
 Array = NDArray[np.float64]
@@ -69,26 +69,28 @@ def target_facts(target: Task, bench: Workbench, *, folds: int = 5) -> dict[str,
         counts = np.bincount(labels)
         shares = counts[counts > 0] / counts.sum()
         facts["balance"] = float(-(shares * np.log(shares)).sum() / np.log(max(len(shares), 2)))
-    facts["probe"] = _remembered_probe(target, labels, bench, folds)
+    # Kept with the target's statistics, so that a second ranking neither trains nor imports what
+    # trains.
+    probe = bench.statistics(
+        target,
+        np.asarray(labels, np.float64)[:, None],
+        lambda: _Probe(_probe(bench.embeddings(target), labels, target.kind, folds)),
+        lambda vector: _Probe(float(vector[0])),
+        grouping=str(folds).encode(),
+        what="probe",
+    )
+    facts["probe"] = probe.value
     return facts
 
 
-def _remembered_probe(target: Task, labels: Array, bench: Workbench, folds: int) -> float:
-    """Recall a target's probe from the cache of embeddings, or make it and keep it there.
+@dataclass(frozen=True)
+class _Probe:
+    """What a probe reaches, as the cache keeps it."""
 
-    So that a second ranking of a target neither trains nor imports what trains.
-    """
-    digest = hashlib.blake2b(np.asarray(labels, np.float64).tobytes(), digest_size=16)
-    digest.update(b"".join(row_keys(*target.inputs("train"))) + str(folds).encode())
-    space, key = f"{bench.encoder.space}+probe", digest.digest()
-    rows, is_cached = bench.cache.get(space, [key])
-    if rows is not None and is_cached[0]:
-        return float(rows[0, 0])
-    probe = float(np.float32(_probe(bench.embeddings(target), labels, target.kind, folds)))
-    if math.isfinite(probe):
-        bench.cache.put(space, [key], np.array([[probe]], np.float32))
-        bench.cache.label(space, f"linear probes of targets under {bench.encoder.model_id}")
-    return probe
+    value: float
+
+    def to_vector(self) -> Array:
+        return np.array([self.value])
 
 
 def _probe(embeddings: NDArray[np.float32], labels: Array, kind: str, folds: int) -> float:

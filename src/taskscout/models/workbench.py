@@ -272,6 +272,7 @@ class Workbench:
         middle: bool = False,
         words: Words | None = None,
         grouping: bytes = b"",
+        what: str = "statistics",
     ) -> _Sums:
         """Get sums over a task's training embeddings and label columns, made once.
 
@@ -295,13 +296,15 @@ class Workbench:
             Words that are embedded in place of whole texts.
         grouping
             Further content that the sums depend on.
+        what
+            Names the space that they are kept in; all vectors of one have one length.
         """
         texts, pairs = task.inputs("train")
         keys = row_keys(texts, pairs, words)
         digest = hashlib.blake2b(np.ascontiguousarray(columns).tobytes(), digest_size=16)
         digest.update(b"".join(keys) + grouping)
         key = digest.digest()
-        space = f"{self.encoder.space}{'+middle' * middle}+statistics-{columns.shape[1]}"
+        space = f"{self.encoder.space}{'+middle' * middle}+{what}-{columns.shape[1]}"
 
         def recall_or_make() -> _Sums:
             rows, is_cached = self.cache.get(space, [key])
@@ -319,10 +322,10 @@ class Workbench:
             if np.isfinite(vector).all():
                 row: NDArray[Any] = vector.astype("<f8").view("<f4")[None]
                 self.cache.put(space, [key], row)
-                self.cache.label(space, f"statistics of targets under {self.encoder.model_id}")
+                self.cache.label(space, f"{what} of targets under {self.encoder.model_id}")
             return sums
 
-        which = (task.fingerprint, "train", "statistics", middle, key)
+        which = (task.fingerprint, "train", what, middle, key)
         sums: _Sums = self.once(which, recall_or_make)
         return sums
 
