@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from taskscout.cli.verbs import Verbs
 from taskscout.methods import DEFAULT
 
 if TYPE_CHECKING:
+    from taskscout.methods.gains import Gains
     from taskscout.tasks.catalogue import Catalogue
 
 study = Verbs(help="Hold methods against a grid of real transfer.", no_args_is_help=True)
@@ -34,6 +36,44 @@ DEFAULT_METHODS = (
 )
 
 
+_Table = Annotated[
+    Path, typer.Argument(help="Long table of runs (Parquet or CSV), as for: taskscout study run")
+]
+_Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only runs with this value: strategy=sequential. Repeatable.", rich_help_panel=_GRID
+    ),
+]
+_Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What this table calls a column: score=accuracy. Repeatable.", rich_help_panel=_GRID
+    ),
+]
+_None = Annotated[
+    str, typer.Option(help="What it calls the source of target-only runs.", rich_help_panel=_GRID)
+]
+_Unit = Annotated[
+    str,
+    typer.Option(help="Unit of the scores: auto, fraction or percent.", rich_help_panel=_GRID),
+]
+
+
+def _read_gains(
+    grid: Path, where: Mapping[str, str], columns: Mapping[str, str], none: str, unit: str
+) -> Gains:
+    """Read the gains of a long table, by the options that all verbs on grids have."""
+    from taskscout.errors import StudyError
+    from taskscout.studies.published import read_runs
+
+    if unit not in ("auto", "fraction", "percent"):
+        raise StudyError(
+            f"--unit is {unit!r}.", "It is auto, fraction or percent.", "Choose one of these."
+        )
+    return read_runs(grid, columns=columns, none=none, where=where, unit=unit)  # type: ignore[arg-type]  # checked above
+
+
 @study.command()
 def run(
     grid: Annotated[
@@ -43,28 +83,10 @@ def run(
             "is training on the target alone."
         ),
     ],
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Only runs with this value: strategy=sequential. Repeatable.",
-            rich_help_panel=_GRID,
-        ),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What this table calls a column: score=accuracy. Repeatable.",
-            rich_help_panel=_GRID,
-        ),
-    ] = None,
-    none: Annotated[
-        str,
-        typer.Option(help="What it calls the source of target-only runs.", rich_help_panel=_GRID),
-    ] = "none",
-    unit: Annotated[
-        str,
-        typer.Option(help="Unit of the scores: auto, fraction or percent.", rich_help_panel=_GRID),
-    ] = "auto",
+    where: _Where = None,
+    column: _Column = None,
+    none: _None = "none",
+    unit: _Unit = "auto",
     exclude_overlap: Annotated[
         float | None,
         typer.Option(
@@ -163,18 +185,14 @@ def run(
         target_sizes,
         without_shared_texts,
     )
-    from taskscout.studies.published import read_predictions, read_runs
+    from taskscout.studies.published import read_predictions
 
-    if unit not in ("auto", "fraction", "percent"):
-        raise StudyError(
-            f"--unit is {unit!r}.", "It is auto, fraction or percent.", "Choose one of these."
-        )
     chosen = _pairs(where, "--where")
     columns = _pairs(column, "--column")
     metrics = [m for text in metric or () for m in split_methods(text)] or list(DEFAULT_METRICS)
     for name in (*metrics, *([by] if by else [])):
         get_metric(name)
-    gains = read_runs(grid, columns=columns, none=none, where=chosen, unit=unit)  # type: ignore[arg-type]  # checked by read_runs
+    gains = _read_gains(grid, chosen, columns, none, unit)
     data = _catalogue(catalogue)
     notes: list[str] = []
     if exclude_overlap is not None:
@@ -240,30 +258,17 @@ def run(
 
 @study.command()
 def calibrate(
-    grid: Annotated[
-        Path,
-        typer.Argument(help="Long table of runs (Parquet or CSV), as for: taskscout study run"),
-    ],
+    grid: _Table,
     out: Annotated[
         Path,
         typer.Option(
             help="The calibration; in POOL/calibrations/NAME.safetensors rank finds it itself."
         ),
     ],
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="Only runs with this value: strategy=sequential. Repeatable."),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="What this table calls a column: score=accuracy. Repeatable."),
-    ] = None,
-    none: Annotated[
-        str, typer.Option(help="What it calls the source of target-only runs.")
-    ] = "none",
-    unit: Annotated[
-        str, typer.Option(help="Unit of the scores: auto, fraction or percent.")
-    ] = "auto",
+    where: _Where = None,
+    column: _Column = None,
+    none: _None = "none",
+    unit: _Unit = "auto",
     method: Annotated[
         str,
         typer.Option(
@@ -305,10 +310,9 @@ def calibrate(
     from taskscout.reports.studies import show_calibration
     from taskscout.studies import calibration as fit
     from taskscout.studies.predictions import Materials, target_sizes
-    from taskscout.studies.published import read_runs
 
     chosen, columns = _pairs(where, "--where"), _pairs(column, "--column")
-    gains = read_runs(grid, columns=columns, none=none, where=chosen, unit=unit)  # type: ignore[arg-type]  # checked by read_runs
+    gains = _read_gains(grid, chosen, columns, none, unit)
     rows = target_sizes(grid, chosen, columns=columns) if size is None else {}
     size = size if size is not None else next(iter(rows.values()), 1000)
     methods = [] if method == "cards" else split_methods(method)
@@ -334,46 +338,21 @@ def calibrate(
 
 @study.command()
 def variance(
-    grid: Annotated[
-        Path,
-        typer.Argument(help="Long table of runs (Parquet or CSV), as for: taskscout study run"),
-    ],
-    where: Annotated[
-        list[str] | None,
-        typer.Option(help="Only runs with this value: strategy=sequential. Repeatable."),
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="What this table calls a column: score=accuracy. Repeatable."),
-    ] = None,
-    none: Annotated[
-        str, typer.Option(help="What it calls the source of target-only runs.")
-    ] = "none",
-    unit: Annotated[
-        str, typer.Option(help="Unit of the scores: auto, fraction or percent.")
-    ] = "auto",
+    grid: _Table,
+    where: _Where = None,
+    column: _Column = None,
+    none: _None = "none",
+    unit: _Unit = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")
     ] = False,
 ) -> None:
     """Split the variance of gains: strong sources, or sources that match a target."""
-    from taskscout.errors import StudyError
     from taskscout.reports.studies import show_variance
-    from taskscout.studies.published import read_runs
     from taskscout.studies.variance import variance_components
 
-    if unit not in ("auto", "fraction", "percent"):
-        raise StudyError(
-            f"--unit is {unit!r}.", "It is auto, fraction or percent.", "Choose one of these."
-        )
-    gains = read_runs(
-        grid,
-        columns=_pairs(column, "--column"),
-        none=none,
-        where=_pairs(where, "--where"),
-        unit=unit,  # type: ignore[arg-type]  # checked above
-    )
+    gains = _read_gains(grid, _pairs(where, "--where"), _pairs(column, "--column"), none, unit)
     components = variance_components(gains, seed=seed)
     if as_json:
         typer.echo(json.dumps(components.to_dict(), indent=1))
