@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from taskscout.errors import TaskscoutError
 from taskscout.methods.descriptions import EXAMPLES, SAMPLE, by_text, sample_of, unit_rows
 from taskscout.methods.method import get_method
 from taskscout.pools.pool import Pool, Source
+from taskscout.pools.source_data import data_of, is_local
 from taskscout.tasks import Task
 
 if TYPE_CHECKING:
@@ -218,16 +218,10 @@ def data_at_hand(source: Source, catalogue: Catalogue | None = None) -> Task | N
     -------
     None where neither has them, or they cannot be read any more.
     """
-    card = source.card
     try:
-        if catalogue is not None and source.name in catalogue.entries:
-            return catalogue.task(source.name)
-        path = Path(card.load) if card.load else None
-        if path is not None and path.is_file():
-            return Task.from_file(path, kind=card.kind, name=source.name, **dict(card.columns))
+        return data_of(source.card, catalogue) if is_local(source.card, catalogue) else None
     except (TaskscoutError, OSError):
         return None
-    return None
 
 
 def _sampled_texts(
