@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from taskscout.errors import TaskscoutError
+from taskscout.files import place_of
 
 #: Where less is left on the cache's disk, a training may stop for want of room.
 _LEAST_ROOM = 2e9
@@ -127,7 +128,7 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", "note", "there is none: every text is embedded each time")
         return
     path = Path(contents.path)
-    place = next(p for p in (path, *path.parents) if p.exists())
+    place = place_of(path)
     free = shutil.disk_usage(place).free
     found = (
         f"{path}, {contents.entries:,} embeddings, {contents.bytes / 1e6:,.0f} of at most "

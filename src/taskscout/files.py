@@ -18,6 +18,12 @@ _OLD = 24 * 3600.0
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
+def place_of(path: Path) -> Path:
+    """The folder or file itself, or of those above it the nearest that is there."""
+    path = path.expanduser().absolute()
+    return next(p for p in (path, *path.parents) if p.exists())
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside and rename: the file holds the old bytes or the new, whenever killed.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from taskscout.errors import DataError, MethodError
+from taskscout.errors import DataError, MethodError, first_line
 from taskscout.tasks.names import NONE
 
 Array = NDArray[np.float64]
@@ -446,7 +446,7 @@ def read_table(path: Path, texts: Sequence[str] = ("source", "target")) -> Any:
         table.validate(full=True)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}).",
+            f"{path} cannot be read ({first_line(error)}).",
             "It is damaged, or neither CSV nor Parquet.",
             "Give a CSV or Parquet file with the columns source, target, score and seed.",
         ) from error

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from taskscout.errors import ModelError
+from taskscout.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -338,7 +338,7 @@ class Encoder:
                 raise _runs_code(self.model_id) from error
             raise ModelError(
                 f"{self.folder} cannot be loaded as a transformers model.",
-                _first_line(error),
+                first_line(error),
                 "Give a folder or hub id of a supported encoder or decoder.",
             ) from error
         missing = sorted(found["missing_keys"])
@@ -389,7 +389,7 @@ class Encoder:
                 raise _runs_code(self.model_id) from error
             raise ModelError(
                 f"{self.folder} has no tokenizer that can be loaded.",
-                _first_line(error),
+                first_line(error),
                 "Save it there with tokenizer.save_pretrained, or fetch the model again.",
             ) from error
         if tokenizer.pad_token is None:
@@ -571,11 +571,6 @@ def _runs_code(model: str) -> ModelError:
         "taskscout runs no code that comes with a model.",
         "Use a model whose architecture transformers has.",
     )
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says in its first line, or its type where it says nothing."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _cpu_flags() -> frozenset[str]:

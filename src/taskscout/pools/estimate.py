@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from taskscout.errors import DataError, PoolError
+from taskscout.files import place_of
 from taskscout.models.encoder import Encoder
 from taskscout.models.recipe import Recipe
 from taskscout.pools.pool import Source
@@ -84,10 +85,7 @@ def require_room(folder: Path, needed: int) -> None:
     PoolError
         If there are fewer free bytes than are needed.
     """
-    there = folder.expanduser().absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(place_of(folder)).free
     if free < needed:
         raise PoolError(
             f"The disk of {folder} has {free / 1e9:.2f} GB free.",

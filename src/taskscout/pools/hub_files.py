@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from taskscout.errors import TaskscoutError
+from taskscout.errors import TaskscoutError, first_line
 
 #: What a pool is made of, and all that is pulled.
 PATTERNS = ("*.json", "*.safetensors", "*.parquet")
@@ -77,9 +77,8 @@ def upload(
 
 
 def _refused(what: str, error: Exception) -> TaskscoutError:
-    said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return TaskscoutError(
-        f"{what} ({type(error).__name__}: {said}).",
+        f"{what} ({type(error).__name__}: {first_line(error)}).",
         "The hub refused it or cannot be reached; nothing was changed here.",
         "Check the name (owner/name), the network and HF_HUB_OFFLINE, and log in with "
         "`hf auth login` where the repository is private or yours. A folder can also be copied as "

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from taskscout.errors import DataError
+from taskscout.errors import DataError, first_line
 
 #: Bytes of the largest table that is read; larger ones are refused.
 LARGEST = 4 * 2**30
@@ -155,9 +155,8 @@ def _has_offsets(dtype: pa.DataType) -> bool:
 
 
 def _damaged(path: Path | str, format_name: str, error: Exception) -> DataError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return DataError(
-        f"{path} cannot be read as {format_name} ({first}).",
+        f"{path} cannot be read as {format_name} ({first_line(error)}).",
         "It is damaged or of another format than its ending says.",
         "Write it anew, or rename it after what it holds.",
     )

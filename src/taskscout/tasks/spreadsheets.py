@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from taskscout.errors import DataError
+from taskscout.errors import DataError, first_line
 from taskscout.tasks.dataset_tables import joined
 from taskscout.tasks.delimited import table_of
 from taskscout.tasks.raw import RawTable, join
@@ -194,9 +194,8 @@ def _ods_text(cell: ElementTree.Element) -> str:
 
 
 def _damaged(path: str, what: str, error: Exception) -> DataError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return DataError(
-        f"{path} cannot be read as {what} ({first}).",
+        f"{path} cannot be read as {what} ({first_line(error)[:200]}).",
         "It is damaged, locked by a password, or of another format than its ending says.",
         "Save it anew, or save the sheet as CSV UTF-8.",
     )
