@@ -51,7 +51,7 @@ def _with_common_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         for name, option in (("quiet", _Quiet), ("verbose", _Verbose))
     ]
     parameters = [*signature.parameters.values(), *common]
-    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
     called.__annotations__ = {p.name: p.annotation for p in parameters}
     return called
 

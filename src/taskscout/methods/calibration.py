@@ -227,7 +227,7 @@ class Calibration:
         try:
             with safe_open(str(path), framework="numpy") as opened:
                 header = json.loads((opened.metadata() or {})["calibration"])
-                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
             if header.pop("format") != _FORMAT:
                 raise KeyError("format")
             for name in ("methods", "sources"):

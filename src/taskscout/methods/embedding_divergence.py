@@ -258,9 +258,9 @@ class EmbeddingsCoral(_Covariances):
 
     def divergence(
         self,
-        own: Description,  # noqa: ARG002
+        own: Description,  # noqa: ARG002  # of the protocol
         covariance: Array,
-        sources: Sequence[Description],  # noqa: ARG002
+        sources: Sequence[Description],  # noqa: ARG002  # of the protocol
         others: Array,
     ) -> Array:
         """Squared distance of covariances."""

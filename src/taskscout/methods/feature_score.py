@@ -87,9 +87,9 @@ class FeatureScore(BaseMethod):
 
     def rate_maps(
         self,
-        rows: EvidenceRows,  # noqa: ARG002
-        batches: Iterable[tuple[NDArray[np.int64], MapBatch]],  # noqa: ARG002
-        bench: Workbench,  # noqa: ARG002
+        rows: EvidenceRows,  # noqa: ARG002  # of the protocol
+        batches: Iterable[tuple[NDArray[np.int64], MapBatch]],  # noqa: ARG002  # of the protocol
+        bench: Workbench,  # noqa: ARG002  # of the protocol
     ) -> Iterator[tuple[NDArray[np.int64], Array]] | None:
         """Score space maps in batches, forming no features; None where a score has no such way."""
         return None

@@ -94,11 +94,11 @@ class Lora(LoraMethod):
         """Keep the factors."""
         return {k: np.asarray(a, np.float32) for k, a in vector.items()}
 
-    def own(self, tuned: TunedModel, bench: Workbench) -> dict[str, Array]:  # noqa: ARG002
+    def own(self, tuned: TunedModel, bench: Workbench) -> dict[str, Array]:  # noqa: ARG002  # of the protocol
         """Take the factors as they are: pools keep them so."""
         return self.keep(tuned.at(self.at))
 
-    def shift(self, tuned: TunedModel, bench: Workbench) -> dict[str, Array] | None:  # noqa: ARG002
+    def shift(self, tuned: TunedModel, bench: Workbench) -> dict[str, Array] | None:  # noqa: ARG002  # of the protocol
         """Subtract what the factors began as, for the form that asks it."""
         return {k: -a for k, a in tuned.initial.items()} if self.form == "relative" else None
 

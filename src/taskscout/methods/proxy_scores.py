@@ -66,7 +66,7 @@ class Parc(FeatureScore):
         at_least(self, 3, rows=rows)
         self.rows, self.standardise, self.seed = rows, standardise, seed
 
-    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
+    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002  # of the protocol
         """Compute the score."""
         return parc(features, labels, rows=self.rows, standardise=self.standardise, seed=self.seed)
 
@@ -109,7 +109,7 @@ class Knn(FeatureScore):
         self.k = k
         self.metric: Literal["euclidean", "cosine"] = metric
 
-    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
+    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002  # of the protocol
         """Compute the score."""
         return knn(features, labels, k=self.k, metric=self.metric)
 
@@ -155,7 +155,7 @@ class LinearProbe(FeatureScore):
         at_least(self, 1e-12, strength=strength)
         self.folds, self.strength, self.seed = folds, strength, seed
 
-    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002
+    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002  # of the protocol
         """Compute the score, rows of one example in one fold."""
         order = rows.order()
         return linear_probe(
@@ -210,7 +210,7 @@ class FrozenTransfer(FeatureScore):
         self.epochs, self.learning_rate = epochs, learning_rate
         self.batch_size, self.seed = batch_size, seed
 
-    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002
+    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002  # of the protocol
         """Compute the score, rows of one example on one side."""
         order = rows.order()
         return frozen_transfer(

@@ -105,7 +105,7 @@ class LogME(FeatureScore):
         self.centring: Centring = centring
         self.unit_norm = (not compat) if unit_norm is None else unit_norm
 
-    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002
+    def rate_rows(self, rows: EvidenceRows, features: Array, source: Description) -> float:  # noqa: ARG002  # of the protocol
         """Compute the score; where features count about means, of contrasts, which have none."""
         columns = label_columns_of(rows.labels, compat=self.compat)
         if rows.within:
@@ -181,7 +181,7 @@ class HScore(FeatureScore):
         one_of(self, "shrinkage", shrinkage, ("ledoit-wolf", None))
         self.shrinkage: Literal["ledoit-wolf"] | None = shrinkage
 
-    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
+    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002  # of the protocol
         """Compute the score."""
         return h_score(features, labels, shrinkage=self.shrinkage)
 
@@ -245,7 +245,7 @@ class TransRate(FeatureScore):
         at_least(self, 2, bins=bins)
         self.eps, self.unit_norm, self.bins = eps, unit_norm, bins
 
-    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
+    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002  # of the protocol
         """Compute the score."""
         return transrate(features, labels, eps=self.eps, unit_norm=self.unit_norm, bins=self.bins)
 
@@ -295,7 +295,7 @@ class Gbc(FeatureScore):
         self.covariance: Literal["spherical", "diagonal"] = covariance
         self.components = components
 
-    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002
+    def rate(self, features: Array, labels: NDArray[Any], source: Description) -> float:  # noqa: ARG002  # of the protocol
         """Compute the score."""
         return gbc(features, labels, covariance=self.covariance, components=self.components)
 
